@@ -1,0 +1,142 @@
+"""JobSpec: what a YAML file may say. Frozen, strict, and closed at every depth.
+
+`params` belongs to the job's own `Config`; everything else is described here. Keys that the design
+names but this version cannot serve are refused with a sentence, never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = [
+    "CheckpointSpec",
+    "JobSpec",
+    "ResourceSpec",
+    "RetrySpec",
+    "TrackingSpec",
+]
+
+_LOWER_IS_BETTER = re.compile(r"(loss|error|perplexity|mse|mae|rmse)$")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ResourceSpec(_Part):
+    """Workers of a run and what each of them holds."""
+
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1)
+    gpus_per_worker: int = Field(default=0, ge=0)
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _not_elastic(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError("elastic workers {min, max} are not supported yet; expected a number")
+        return value
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _no_gpu(cls, value: int) -> int:
+        if value > 0:
+            raise ValueError(f"{value} GPUs per worker are not supported yet; expected 0")
+        return value
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of all workers together."""
+        return self.workers * self.cpus_per_worker
+
+
+class CheckpointSpec(_Part):
+    """When a checkpoint is written and which ones stay.
+
+    `best` names a metric, for example `val/accuracy`. Names that end in loss, error, perplexity,
+    mse, mae or rmse are better when lower, others when higher; `val/score min` says it outright.
+    """
+
+    every_steps: int | None = Field(default=50, ge=1)
+    keep: int = Field(default=2, ge=1)
+    best: str | None = None
+
+    @field_validator("best")
+    @classmethod
+    def _best_reads(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\S+( (min|max))?", value):
+            raise ValueError(f"{value!r} is not a metric; expected 'key', 'key min' or 'key max'")
+        return value
+
+    def best_metric(self) -> tuple[str, Literal["max", "min"]] | None:
+        """The metric that decides which checkpoint is best, and its better direction."""
+        if self.best is None:
+            return None
+        key, _, mode = self.best.partition(" ")
+        if mode == "min" or (not mode and _LOWER_IS_BETTER.search(key.lower())):
+            return key, "min"
+        return key, "max"
+
+
+class RetrySpec(_Part):
+    """How often each kind of failure is tried again."""
+
+    errors: int = Field(default=0, ge=0)
+    worker_deaths: int = Field(default=3, ge=0)
+    preemptions: int = Field(default=10, ge=0)
+
+
+class TrackingSpec(_Part):
+    """Where MLflow is. `uri` None: SQLite under the home directory. `experiment` None: the name."""
+
+    uri: str | None = None
+    experiment: str | None = Field(default=None, min_length=1)
+
+
+class JobSpec(_Part):
+    """One job: the module that runs, its parameters, and how it is run."""
+
+    version: Literal[1]
+    name: str = Field(max_length=64)
+    job: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    determinism: Literal["exact", "fast"] = "exact"
+    resources: ResourceSpec = Field(default_factory=ResourceSpec)
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
+    retry: RetrySpec = Field(default_factory=RetrySpec)
+    tracking: TrackingSpec = Field(default_factory=TrackingSpec)
+    storage: str | None = Field(default=None, min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError(
+                f"{value!r} cannot name a directory; expected letters, digits, '.', '_' and '-'"
+            )
+        return value
+
+    @field_validator("job")
+    @classmethod
+    def _job_is_a_module(cls, value: str) -> str:
+        if not all(part.isidentifier() for part in value.split(".")):
+            raise ValueError(f"{value!r} is not a module; expected a name such as train_classifier")
+        return value
+
+    @field_validator("determinism")
+    @classmethod
+    def _only_exact(cls, value: str) -> str:
+        if value == "fast":
+            raise ValueError("'fast' is not supported yet; expected exact")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_is_a_path(cls, value: str | None) -> str | None:
+        if value is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+            raise ValueError(f"the URI {value!r} is not supported yet; expected a directory")
+        return value
