@@ -1,0 +1,318 @@
+"""JobContext: all that a job's code sees of the orchestrator.
+
+A job is `run(config, ctx)`. The same context serves a worker on a cluster (`JobContext.open`) and
+one process without Ray (`JobContext.local`):
+
+    with JobContext.local(plan) as ctx:
+        run(config, ctx)
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+from orchestrator import checkpoint as checkpoints
+from orchestrator.checkpoint import Checkpoint
+from orchestrator.errors import RunNotFound
+from orchestrator.plan import RunPlan
+from orchestrator.run import RunStatus, TerminationReason
+from orchestrator.store import RunDir
+
+__all__ = ["Artifacts", "Checkpoints", "JobContext", "Metrics"]
+
+_PROGRESS_EVERY_S = 0.2
+
+
+class Metrics:
+    """Numbers over steps. Rank 0 writes them to the run directory; other ranks only check them."""
+
+    def __init__(self, run_dir: RunDir, rank: int) -> None:
+        self._run_dir = run_dir
+        self._rank = rank
+        self._next_progress = 0.0
+        self.last_step: int | None = None
+        self.last_values: dict[str, float] = {}
+
+    def log(self, values: Mapping[str, Any], *, step: int, epoch: int | None = None) -> None:
+        """Record `values` at `step`; TypeError names a key whose value is no number."""
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise ValueError(f"metrics.log: step is {step!r}; expected a whole number from 0 on.")
+        numbers = {key: _number(key, value) for key, value in values.items()}
+        self.last_step = step
+        self.last_values.update(numbers)
+        if self._rank == 0:
+            self._run_dir.append_event("metrics", step=step, epoch=epoch, values=numbers)
+
+    def progress(self, done: int, total: int, unit: str, *, phase: str = "train") -> None:
+        """Say how far the job is; at most five times a second reach the progress bar."""
+        now = time.monotonic()
+        if self._rank == 0 and (now >= self._next_progress or done == total):
+            self._next_progress = now + _PROGRESS_EVERY_S
+            self._run_dir.append_event("progress", phase=phase, done=done, total=total, unit=unit)
+
+
+class Checkpoints:
+    """Saved states of the run. Rank 0 writes; every rank reads the same."""
+
+    def __init__(self, plan: RunPlan, run_dir: RunDir, rank: int, metrics: Metrics) -> None:
+        self._spec = plan.spec.checkpoint
+        self._run_dir = run_dir
+        self._rank = rank
+        self._metrics = metrics
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, verified, or None. Damaged ones are skipped and told."""
+        return checkpoints.latest(self._run_dir.checkpoints_dir, self._skipped)
+
+    def _skipped(self, path: Path, why: str) -> None:
+        print(f"checkpoint skipped: {why}", file=sys.stderr, flush=True)  # noqa: T201  # rank's log
+        if self._rank == 0:
+            self._run_dir.append_event("checkpoint_skipped", path=str(path), why=why)
+
+    def due(self, step: int) -> bool:
+        """Whether the spec wants a checkpoint after `step` steps."""
+        every = self._spec.every_steps
+        return every is not None and step > 0 and step % every == 0
+
+    def save(
+        self,
+        state: Any,
+        *,
+        step: int,
+        epoch: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Path | None:
+        """Write `state` and drop what `keep` and `best` do not hold; None on ranks other than 0.
+
+        Without `metrics` the last logged values stand for the state.
+        """
+        if self._rank != 0:
+            return None
+        values = (
+            dict(self._metrics.last_values)
+            if metrics is None
+            else {key: _number(key, value) for key, value in metrics.items()}
+        )
+        self._run_dir.sync_events()  # what led here must not be newer than the checkpoint
+        directory = self._run_dir.checkpoints_dir
+        path = checkpoints.write(
+            directory,
+            state,
+            step=step,
+            epoch=epoch,
+            metrics=values,
+            attempt=self._run_dir.attempt,
+        )
+        digest = checkpoints.read_manifest(path)["weights_sha256"]
+        self._run_dir.append_event(
+            "checkpoint", step=step, path=str(path.relative_to(self._run_dir.path)), sha256=digest
+        )
+        checkpoints.prune(
+            directory, keep=self._spec.keep, best=self._spec.best_metric(), trusted=path
+        )
+        return path
+
+
+class Artifacts:
+    """Finished outputs: pictures, tables, models."""
+
+    def __init__(self, run_dir: RunDir, rank: int) -> None:
+        self._run_dir = run_dir
+        self._rank = rank
+
+    def path(self, name: str) -> Path:
+        """Where to write the artifact `name`; its directory is made."""
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or not parts.name:
+            raise ValueError(f"artifacts.path: {name!r}; expected a relative path without '..'.")
+        path = self._run_dir.artifacts_dir / parts
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def add(self, path: str | os.PathLike[str]) -> None:
+        """Record a file that was written; FileNotFoundError when it was not."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"artifacts.add: {path}: there is no such file; write it first."
+            )
+        if self._rank == 0:
+            base = self._run_dir.path
+            shown = path.relative_to(base) if path.is_relative_to(base) else path
+            self._run_dir.append_event("artifact", path=str(shown))
+
+
+class JobContext:
+    """Who this worker is and what it may use."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        run_dir: RunDir,
+        *,
+        attempt: int,
+        rank: int,
+        world_size: int,
+        local_rank: int,
+    ) -> None:
+        run_dir.attempt = attempt
+        self.plan = plan
+        self.run_dir = run_dir
+        self.run_id = plan.run_id
+        self.attempt = attempt
+        self.rank = rank
+        self.world_size = world_size
+        self.local_rank = local_rank
+        self.seed = plan.spec.seed
+        self.threads = plan.spec.resources.cpus_per_worker
+        self.metrics = Metrics(run_dir, rank)
+        self.checkpoint = Checkpoints(plan, run_dir, rank, self.metrics)
+        self.artifacts = Artifacts(run_dir, rank)
+        self._terminated = threading.Event()
+        self._stacks: IO[str] | None = None
+        self._old_handler: Any = None
+        self._owned: Any = None
+
+    @classmethod
+    def open(
+        cls,
+        plan: RunPlan,
+        run_dir: RunDir | str | os.PathLike[str],
+        *,
+        attempt: int,
+        rank: int,
+        world_size: int,
+        local_rank: int,
+    ) -> JobContext:
+        """The context of one worker. From now on SIGUSR1 dumps stacks and SIGTERM asks to stop."""
+        directory = RunDir(os.fspath(run_dir))
+        context = cls(
+            plan,
+            directory,
+            attempt=attempt,
+            rank=rank,
+            world_size=world_size,
+            local_rank=local_rank,
+        )
+        context._listen()
+        return context
+
+    @classmethod
+    def local(cls, plan: RunPlan) -> JobContext:
+        """One rank in this process, without Ray: owns the run and starts its next attempt.
+
+        Used in a `with` block, the block's end writes how the run ended.
+        """
+        try:
+            run_dir = RunDir.open(plan.home, plan.run_id)
+        except RunNotFound:
+            run_dir = RunDir.create(plan)
+        owned = run_dir.lock()
+        owned.__enter__()
+        run_dir.clear_stop()
+        number = run_dir.status().attempts + 1
+        run_dir.attempt = number
+        run_dir.write_status(
+            status=RunStatus.RUNNING.value,
+            reason=None,
+            message=None,
+            attempts=number,
+            started_at=time.time(),
+            ended_at=None,
+        )
+        run_dir.append_event("attempt", number=number, workers=1)
+        context = cls.open(plan, run_dir, attempt=number, rank=0, world_size=1, local_rank=0)
+        context._owned = owned
+        return context
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether to save and return: someone ran `orchestrator stop`, or SIGTERM came.
+
+        Ranks may see it at different steps; a job that talks between ranks lets them agree first.
+        """
+        return self._terminated.is_set() or self.run_dir.stop_requested()
+
+    def record_data(self, **facts: Any) -> None:
+        """State on what data the run works (path, count, hash ...); the report shows it."""
+        if self.rank == 0:
+            self.run_dir.append_event("data", facts=facts)
+
+    def close(self) -> None:
+        """Give back signal handlers, files and the lock."""
+        if self._stacks is not None:
+            faulthandler.unregister(signal.SIGUSR1)
+            self._stacks.close()
+            self._stacks = None
+        if self._old_handler is not None:
+            signal.signal(signal.SIGTERM, self._old_handler)
+            self._old_handler = None
+        if self._owned is not None:
+            self._owned.__exit__(None, None, None)
+            self._owned = None
+
+    def __enter__(self) -> JobContext:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._owned is not None:
+            self._write_end(error)
+        self.close()
+
+    def _write_end(self, error: BaseException | None) -> None:
+        message = None
+        if error is None and self.should_stop:
+            reason = TerminationReason.STOP_REQUESTED
+        elif error is None:
+            reason = TerminationReason.COMPLETED
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            reason = TerminationReason.STOP_REQUESTED
+        else:
+            reason = TerminationReason.JOB_ERROR
+            message = "".join(traceback.format_exception_only(error)).strip()
+        self.run_dir.append_event(
+            "attempt_end",
+            number=self.attempt,
+            reason=reason.value,
+            message=message,
+            step=self.metrics.last_step,
+        )
+        self.run_dir.write_status(
+            status=reason.status.value, reason=reason.value, message=message, ended_at=time.time()
+        )
+
+    def _listen(self) -> None:
+        path = self.run_dir.attempt_dir(self.attempt) / f"rank-{self.rank}.stacks"
+        self._stacks = path.open("a")
+        faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
+        if threading.current_thread() is threading.main_thread():
+            self._old_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._terminated.set()
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise TypeError(f"metrics: {key!r} is {value!r}; expected a number.")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"metrics: {key!r} is {type(value).__name__}; expected a number."
+        ) from error

@@ -1,0 +1,101 @@
+"""What to do after a failure: pure functions over what was observed, tested as tables.
+
+Each kind of failure has its own budget. The same exception at the same place and step twice in a
+row is a bug that a third try will not cure, so it ends the run whatever the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.run import TerminationReason
+from orchestrator.spec import RetrySpec
+
+__all__ = ["Decision", "Failure", "FailureKind", "Retry", "Stop", "decide"]
+
+FailureKind = Literal["job_error", "worker_died", "preempted", "backend"]
+
+_FIRST_DELAY_S = 1.0
+_LONGEST_DELAY_S = 30.0
+_WORDS: dict[FailureKind, tuple[str, TerminationReason]] = {
+    "job_error": ("job errors", TerminationReason.JOB_ERROR),
+    "worker_died": ("worker deaths", TerminationReason.WORKER_DIED),
+    "preempted": ("preemptions", TerminationReason.PREEMPTED),
+    "backend": ("worker deaths", TerminationReason.BACKEND_UNAVAILABLE),
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How an attempt ended. `error` reads `Type: message`, `where` is the place in the code."""
+
+    kind: FailureKind
+    error: str
+    where: str
+    step: int | None
+    attempt: int
+
+    def __str__(self) -> str:
+        step = f" at step {self.step}" if self.step is not None else ""
+        return f"{self.error} in {self.where}{step}"
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Start another attempt after `after_s` seconds."""
+
+    after_s: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the run; `reason` decides its status."""
+
+    reason: TerminationReason
+    message: str
+
+
+Decision = Retry | Stop
+
+
+def decide(failures: Sequence[Failure], budgets: RetrySpec) -> Decision:
+    """Retry or stop, given all failures of a run so far, oldest first.
+
+    A failure of the backend (Ray itself) counts against the budget of worker deaths. The first
+    retry of a kind is immediate, later ones wait 1, 2, 4 ... 30 s. ValueError without a failure.
+    """
+    if not failures:
+        raise ValueError("decide: no failures were given; expected at least one.")
+    last = failures[-1]
+    noun, reason = _WORDS[last.kind]
+    if len(failures) > 1 and _same_bug(failures[-2], last):
+        return Stop(
+            TerminationReason.REPEATED_ERROR,
+            f"{last}: the same error as in attempt {failures[-2].attempt}, so another attempt "
+            "would end the same way",
+        )
+    same = [failure for failure in failures if _WORDS[failure.kind][0] == noun]
+    allowed = {
+        "job errors": budgets.errors,
+        "worker deaths": budgets.worker_deaths,
+        "preemptions": budgets.preemptions,
+    }[noun]
+    if len(same) > allowed:
+        budget = noun.replace(" ", "_").removeprefix("job_")
+        return Stop(reason, f"{last} ({len(same)} {noun}, retry.{budget} is {allowed})")
+    return Retry(_delay_s(len(same)))
+
+
+def _same_bug(one: Failure, other: Failure) -> bool:
+    return one.kind == other.kind == "job_error" and _bug(one) == _bug(other)
+
+
+def _bug(failure: Failure) -> tuple[str, str, int | None]:
+    # The message may hold addresses or times; the type does not.
+    return failure.error.partition(":")[0], failure.where, failure.step
+
+
+def _delay_s(count: int) -> float:
+    return min(_FIRST_DELAY_S * 2.0 ** (count - 2), _LONGEST_DELAY_S) if count > 1 else 0.0
