@@ -1,0 +1,6 @@
+"""Images: decoding, transforms, data sets and models."""
+
+from . import datasets, transforms
+from .image import Decoded, ImageError, decode
+
+__all__ = ["Decoded", "ImageError", "datasets", "decode", "transforms"]

@@ -1,0 +1,228 @@
+"""The decoding policy: which files are images, and which pixels they mean. It stands only here.
+
+- **Formats**: JPEG, PNG, WebP, GIF, BMP, TIFF, recognised by content, whatever the name. No other
+  decoder of Pillow is tried.
+- **Before any pixel is decoded**: a regular file (a FIFO or device is never opened), not empty, at
+  most `MAX_FILE_BYTES`; by its header at most `MAX_PIXELS` and sides of at most `MAX_SIDE_RATIO`.
+- **Orientation**: EXIF orientation is applied, or ignored with `exif="ignore"` (torchvision's
+  loader ignores it, so ImageNet numbers are compared that way).
+- **Animations and multi-page files**: the first frame.
+- **Truncated or damaged data** is refused, never filled with gray.
+- **Transparency** (alpha channel, palette or color-key transparency) is laid over white.
+- **16-bit, 32-bit and float gray** are scaled to 8 bits: unsigned 16-bit by 257 (65535 is white);
+  32-bit integers as 16-bit ones when they fit, else by their own range; floats within [0, 1] by
+  255, other finite floats by their own range. Pillow's own conversion would clip them to white.
+- **CMYK, YCbCr, Lab, palette, 1-bit** are converted by Pillow; `mode="RGB"` repeats gray.
+
+Every refusal is an `ImageError` whose message is one line, made to stand in a table.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_FILE_BYTES = 64 << 20
+MAX_PIXELS = 50_000_000
+MAX_SIDE_RATIO = 100
+_ORIENTATION = 0x0112
+# EXIF orientation to the PIL transpose that undoes it (TIFF 6.0, tag 274)
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+class ImageError(ValueError):
+    """An input that is not a usable image; the message is the one-line reason."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image: 8-bit pixels, its size as seen, and whether EXIF turned or mirrored it."""
+
+    image: Image.Image
+    width: int
+    height: int
+    rotated: bool
+
+
+def decode(
+    source: str | os.PathLike[str] | bytes,
+    mode: Literal["RGB", "L"] = "RGB",
+    exif: Literal["apply", "ignore"] = "apply",
+) -> Decoded:
+    """Decode a file, or the bytes of one, by the policy of this module.
+
+    Args:
+        source: a path, or the encoded bytes.
+        mode: "RGB" or "L" (8-bit gray).
+
+    Raises:
+        ImageError: the input is not an image that the policy accepts.
+    """
+    if mode not in ("RGB", "L"):
+        raise ValueError(f"decode: mode={mode!r}; expected 'RGB' or 'L'")
+    if exif not in ("apply", "ignore"):
+        raise ValueError(f"decode: exif={exif!r}; expected 'apply' or 'ignore'")
+    data = source if isinstance(source, bytes) else read(source)
+    if not data:
+        raise ImageError("empty file (0 bytes)")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"file of {len(data)} bytes; at most {MAX_FILE_BYTES} are accepted")
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata; pixels are checked
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                _check_header(opened.width, opened.height)
+                opened.load()
+                if opened.format == "PNG" and b"IEND" not in data:
+                    raise ImageError("cannot be decoded: PNG file is truncated (no end chunk)")
+                orientation = _orientation(opened) if exif == "apply" else 1
+                image = _to_8bit(opened, mode)
+            if orientation in _UPRIGHT:
+                image = image.transpose(Image.Transpose[_UPRIGHT[orientation]])
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"not an image: no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} header "
+            f"(starts with {data[:8].hex(' ')})"
+        ) from None
+    except MemoryError:
+        raise ImageError("not enough memory to decode the image") from None
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
+        raise ImageError(f"cannot be decoded: {_one_line(error)}") from error
+    return Decoded(image, image.width, image.height, orientation in _UPRIGHT)
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file within the size limit; anything else is an `ImageError`."""
+    try:
+        _check_file(os.stat(path))
+        # O_NONBLOCK: should a FIFO take the file's place now, opening it would wait for a writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        link = os.path.islink(path)
+        raise ImageError("link to a file that does not exist" if link else "no such file") from None
+    except OSError as error:
+        raise ImageError(f"cannot be opened: {error.strerror}") from None
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise ImageError(f"cannot be opened: {error}") from None
+    try:
+        _check_file(os.fstat(descriptor))
+    except ImageError:
+        os.close(descriptor)
+        raise
+    with open(descriptor, "rb") as file:
+        try:
+            return file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error.strerror}") from None
+
+
+def policy() -> dict[str, Any]:
+    """The limits of this module as a record for reports."""
+    return {
+        "formats": list(FORMATS),
+        "max_file_bytes": MAX_FILE_BYTES,
+        "max_pixels": MAX_PIXELS,
+        "max_side_ratio": MAX_SIDE_RATIO,
+        "frames": "first",
+        "truncated": "refused",
+        "alpha": "on white",
+    }
+
+
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"not a regular file but a {_kind(status.st_mode)}")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ImageError(f"file of {status.st_size} bytes; at most {MAX_FILE_BYTES} are accepted")
+
+
+def _check_header(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"image of {width}x{height} pixels; expected at least 1x1")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"image of {width}x{height} = {width * height} pixels; "
+            f"at most {MAX_PIXELS} are accepted"
+        )
+    if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        raise ImageError(
+            f"image of {width}x{height} pixels; sides of at most 1:{MAX_SIDE_RATIO} are accepted"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none or the block is damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block is not a damaged picture
+        return 1
+
+
+def _to_8bit(image: Image.Image, mode: str) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_scale(image))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    # convert() of an image that has the mode already is a copy, independent of the file
+    return image.convert(mode)
+
+
+def _scale(image: Image.Image) -> np.ndarray:
+    """16-bit, 32-bit and float gray as uint8."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ImageError("float image with NaN or infinite pixels")
+    full = 1.0 if values.dtype.kind == "f" else 65535.0
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= full:
+        low, high = 0.0, full
+    scaled = np.zeros(values.shape, np.uint8)
+    if high > low:
+        for top in range(0, len(values), 256):  # in strips: no float64 copy of a large image
+            strip = values[top : top + 256].astype(np.float64)
+            scaled[top : top + 256] = np.rint((strip - low) * (255.0 / (high - low)))
+    return scaled
+
+
+def _kind(mode: int) -> str:
+    names = {
+        stat.S_IFDIR: "directory",
+        stat.S_IFIFO: "FIFO",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "character device",
+        stat.S_IFBLK: "block device",
+    }
+    return names.get(stat.S_IFMT(mode), "special file")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
