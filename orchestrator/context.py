@@ -53,12 +53,19 @@ class Metrics:
         if self._rank == 0:
             self._run_dir.append_event("metrics", step=step, epoch=epoch, values=numbers)
 
-    def progress(self, done: int, total: int, unit: str, *, phase: str = "train") -> None:
-        """Say how far the job is; at most five times a second reach the progress bar."""
+    def progress(
+        self, done: int, total: int, unit: str, *, phase: str = "train", **info: float
+    ) -> None:
+        """Say how far the job is; at most five times a second reach the progress bar.
+
+        `info` are numbers shown beside it, such as `loss=0.31`.
+        """
         now = time.monotonic()
         if self._rank == 0 and (now >= self._next_progress or done == total):
             self._next_progress = now + _PROGRESS_EVERY_S
-            self._run_dir.append_event("progress", phase=phase, done=done, total=total, unit=unit)
+            self._run_dir.append_event(
+                "progress", phase=phase, done=done, total=total, unit=unit, info=info
+            )
 
 
 class Checkpoints:
@@ -178,6 +185,7 @@ class JobContext:
         self.metrics = Metrics(run_dir, rank)
         self.checkpoint = Checkpoints(plan, run_dir, rank, self.metrics)
         self.artifacts = Artifacts(run_dir, rank)
+        self.stop_seen = False  # what `should_stop` last said; the run's status depends on it
         self._terminated = threading.Event()
         self._stacks: IO[str] | None = None
         self._old_handler: Any = None
@@ -241,7 +249,8 @@ class JobContext:
 
         Ranks may see it at different steps; a job that talks between ranks lets them agree first.
         """
-        return self._terminated.is_set() or self.run_dir.stop_requested()
+        self.stop_seen = self._terminated.is_set() or self.run_dir.stop_requested()
+        return self.stop_seen
 
     def record_data(self, **facts: Any) -> None:
         """State on what data the run works (path, count, hash ...); the report shows it."""

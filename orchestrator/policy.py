@@ -37,6 +37,11 @@ class Failure:
     step: int | None
     attempt: int
 
+    @property
+    def reason(self) -> TerminationReason:
+        """Why the attempt ended, in the words of a run."""
+        return _WORDS[self.kind][1]
+
     def __str__(self) -> str:
         step = f" at step {self.step}" if self.step is not None else ""
         return f"{self.error} in {self.where}{step}"

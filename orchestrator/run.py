@@ -201,7 +201,7 @@ class Run:
     def attempts(self) -> list[Attempt]:
         """The run's tries, from its events."""
         found: dict[int, Attempt] = {}
-        for event in self.directory.fenced_events():
+        for _, event in self.directory.fenced_events():
             kind = event["kind"]
             if kind == "attempt":
                 number = event["number"]

@@ -320,30 +320,38 @@ class RunDir:
                     yield offset, event
 
     def metrics(self) -> dict[str, list[tuple[int, float, int]]]:
-        """All metrics: for each key its (step, value, milliseconds since the epoch), by step.
+        """All metrics: for each key its (step, value, milliseconds since the epoch), by step."""
+        found: dict[str, list[tuple[int, float, int]]] = {}
+        for _, event in self.metric_events():
+            for key, value in event["values"].items():
+                found.setdefault(key, []).append((event["step"], value, event["t"]))
+        return {key: sorted(points) for key, points in found.items()}
+
+    def metric_events(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Metric events with the offset behind each, holding every (key, step) once.
 
         Steps that a restart ran again give the same numbers, so the first value of a step stays.
         What a worker of attempt n still wrote after attempt n + 1 had begun is not counted.
         """
-        found: dict[str, dict[int, tuple[float, int]]] = {}
-        for event in self.fenced_events():
-            if event["kind"] == "metrics":
-                for key, value in event["values"].items():
-                    found.setdefault(key, {}).setdefault(event["step"], (value, event["t"]))
-        return {
-            key: [(step, value, t) for step, (value, t) in sorted(steps.items())]
-            for key, steps in found.items()
-        }
+        seen: set[tuple[str, int]] = set()
+        for offset, event in self.fenced_events():
+            if event["kind"] != "metrics":
+                continue
+            step = event["step"]
+            new = {key: v for key, v in event["values"].items() if (key, step) not in seen}
+            seen.update((key, step) for key in new)
+            if new:
+                yield offset, {**event, "values": new}
 
-    def fenced_events(self) -> Iterator[dict[str, Any]]:
-        """Events without those of workers that outlived their attempt."""
+    def fenced_events(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """`events()` without those of workers that outlived their attempt."""
         current = 0
-        for _, event in self.events():
+        for offset, event in self.events():
             if event["kind"] == "attempt":
                 current = max(current, event["number"])
             elif event["attempt"] < current and event["kind"] in {"metrics", "progress"}:
                 continue
-            yield event
+            yield offset, event
 
     # Requests to stop
 
