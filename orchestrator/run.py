@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.store import RunDir
+from orchestrator.store import Attempt, RunDir
 
-__all__ = ["Attempt", "Run", "RunState", "RunStatus", "TerminationReason", "exit_code"]
+__all__ = ["Attempt", "Run", "RunState", "RunStatus", "TerminationReason", "exit_code", "json_safe"]
 
 _POLL_S = 0.2
 # A run that is being set up has no owner yet.
@@ -59,20 +59,6 @@ class TerminationReason(StrEnum):
         if self is TerminationReason.STOP_REQUESTED:
             return RunStatus.STOPPED
         return RunStatus.FAILED
-
-
-@dataclass
-class Attempt:
-    """One try of a run. Times are milliseconds since the epoch, steps those that were logged."""
-
-    number: int
-    started: int
-    ended: int | None = None
-    reason: str | None = None
-    message: str | None = None
-    workers: int | None = None
-    first_step: int | None = None
-    last_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,23 +186,7 @@ class Run:
 
     def attempts(self) -> list[Attempt]:
         """The run's tries, from its events."""
-        found: dict[int, Attempt] = {}
-        for _, event in self.directory.fenced_events():
-            kind = event["kind"]
-            if kind == "attempt":
-                number = event["number"]
-                found[number] = Attempt(number, event["t"], workers=event.get("workers"))
-            elif kind == "attempt_end" and event["number"] in found:
-                attempt = found[event["number"]]
-                attempt.ended = event["t"]
-                attempt.reason = event.get("reason")
-                attempt.message = event.get("message")
-            elif kind == "metrics" and event["attempt"] in found:
-                attempt = found[event["attempt"]]
-                step = event["step"]
-                attempt.first_step = min(step, attempt.first_step or step)
-                attempt.last_step = max(step, attempt.last_step or step)
-        return [found[number] for number in sorted(found)]
+        return self.directory.attempts()
 
     def last_metrics(self) -> dict[str, float]:
         """The value at the highest step of each metric."""
@@ -251,12 +221,18 @@ class Run:
             names = ("output", "inputs", "ok", "quarantined", "duplicates")
             return head | {name: batch.get(name) for name in names}
         return head | {
-            "metrics": {key: _json_number(value) for key, value in self.last_metrics().items()},
+            "metrics": json_safe(self.last_metrics()),
             "weights_sha256": self.weights_sha256(),
             "tracking": file.tracking,
         }
 
 
-def _json_number(value: float) -> float | str:
-    """JSON knows no NaN and no infinity; they are told as text rather than dropped."""
-    return value if math.isfinite(value) else str(value)
+def json_safe(value: Any) -> Any:
+    """`value` with NaN and infinities as text: JSON knows neither, and dropping them would hide."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return value

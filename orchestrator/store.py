@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from orchestrator.errors import OrchestratorError, RunExists, RunNotFound, Usage
 from orchestrator.plan import RunPlan
 
 __all__ = [
+    "Attempt",
     "RunDir",
     "StatusFile",
     "atomic_write",
@@ -64,6 +66,20 @@ class StatusFile(BaseModel):
     def terminal(self) -> bool:
         """Whether the run has ended."""
         return self.status in TERMINAL
+
+
+@dataclass
+class Attempt:
+    """One try of a run. Times are milliseconds since the epoch, steps those that were logged."""
+
+    number: int
+    started: int
+    ended: int | None = None
+    reason: str | None = None
+    message: str | None = None
+    workers: int | None = None
+    first_step: int | None = None
+    last_step: int | None = None
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -352,6 +368,26 @@ class RunDir:
             elif event["attempt"] < current and event["kind"] in {"metrics", "progress"}:
                 continue
             yield offset, event
+
+    def attempts(self) -> list[Attempt]:
+        """The run's tries."""
+        found: dict[int, Attempt] = {}
+        for _, event in self.fenced_events():
+            kind = event["kind"]
+            if kind == "attempt":
+                number = event["number"]
+                found[number] = Attempt(number, event["t"], workers=event.get("workers"))
+            elif kind == "attempt_end" and event["number"] in found:
+                attempt = found[event["number"]]
+                attempt.ended = event["t"]
+                attempt.reason = event.get("reason")
+                attempt.message = event.get("message")
+            elif kind == "metrics" and event["attempt"] in found:
+                attempt, step = found[event["attempt"]], event["step"]
+                first, last = attempt.first_step, attempt.last_step
+                attempt.first_step = step if first is None else min(step, first)
+                attempt.last_step = step if last is None else max(step, last)
+        return [found[number] for number in sorted(found)]
 
     # Requests to stop
 
