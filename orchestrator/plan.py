@@ -147,7 +147,7 @@ def find_job(name: str, source: Source | None = None) -> ModuleType:
 
 
 def jobs_available() -> list[str]:
-    """Names of the modules of the package `jobs` that define a Config, without importing them."""
+    """Names of the modules of the package `jobs` that are jobs, without importing them."""
     package = importlib.util.find_spec("jobs")
     if package is None or package.submodule_search_locations is None:
         return []
@@ -156,7 +156,8 @@ def jobs_available() -> list[str]:
         spec = importlib.util.find_spec(f"jobs.{module.name}")
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
             continue
-        if "class Config" in Path(spec.origin).read_text(encoding="utf-8"):
+        text = Path(spec.origin).read_text(encoding="utf-8")
+        if re.search(r"^ENGINE\b", text, re.M) and re.search(r"^class Config\b", text, re.M):
             found.append(module.name)
     return sorted(found)
 

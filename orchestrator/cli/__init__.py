@@ -1,1 +1,1 @@
-
+"""The command line: one file per command, each registered by a line in `main.py`."""

@@ -1,0 +1,25 @@
+"""`orchestrator resume ID`: continue a run that failed, was stopped or lost its driver."""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.cli.common import JsonFlag, RunId, open_run
+
+
+def resume(run_id: RunId, as_json: JsonFlag = False) -> None:
+    """Continue a run from its last good checkpoint, needing only its directory."""
+    from orchestrator.cli.run import finish
+
+    open_run(run_id)  # no such run: said before anything heavy is loaded
+    from orchestrator import submit
+    from orchestrator.cli.console import Console
+    from orchestrator.plan import default_home
+
+    console = Console(first_line=run_id)
+    try:
+        run = submit.resume(default_home(), run_id, console=console)
+    finally:
+        console.close()
+    console.begin()
+    raise typer.Exit(finish(run, as_json))
