@@ -30,7 +30,16 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.store import fsync_directory
 
-__all__ = ["Checkpoint", "latest", "load", "prune", "read_manifest", "weights_sha256", "write"]
+__all__ = [
+    "Checkpoint",
+    "best",
+    "latest",
+    "load",
+    "prune",
+    "read_manifest",
+    "weights_sha256",
+    "write",
+]
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -163,6 +172,34 @@ def latest(
     return None
 
 
+def best(
+    directory: str | os.PathLike[str], metric: tuple[str, Literal["max", "min"]] | None
+) -> Checkpoint | None:
+    """The checkpoint with the best value of `metric` that verifies, else the newest, or None."""
+    if metric is not None:
+        values: dict[Path, float] = {}
+        for path in _steps(Path(directory)):
+            try:
+                value = read_manifest(path)["metrics"].get(metric[0])
+            except CheckpointError:
+                continue
+            if value is not None and not math.isnan(value):
+                values[path] = value
+        while values:
+            path = _best_of(values, metric[1])
+            try:
+                return load(path)
+            except CheckpointError:
+                del values[path]
+    return latest(directory)
+
+
+def _best_of(values: dict[Path, float], mode: Literal["max", "min"]) -> Path:
+    """The path of the best value; of equal ones the newest."""
+    sign = 1.0 if mode == "max" else -1.0
+    return max(values, key=lambda path: (sign * values[path], path.name))
+
+
 def prune(
     directory: str | os.PathLike[str],
     *,
@@ -198,8 +235,7 @@ def prune(
         return []
     kept = set(whole[:keep])
     if best and values:
-        sign = 1.0 if best[1] == "max" else -1.0
-        kept.add(max(values, key=lambda path: (sign * values[path], path.name)))
+        kept.add(_best_of(values, best[1]))
     removed = [path for path in _steps(directory) if path not in kept]
     for path in removed:
         # Renamed first, so that a checkpoint half removed is never seen as one.

@@ -43,7 +43,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except OrchestratorError as error:
-            print(f"error: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+            print(error, file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
