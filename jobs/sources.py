@@ -1,0 +1,125 @@
+"""The data sets that jobs can name, each with what its models need to know about it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from jobs.config import Part
+from jobs.data import digits
+from tensorlib.utils.data import Dataset, TensorDataset
+from tensorlib.vision.datasets import FashionMNIST, ImageFolder
+from tensorlib.vision.transforms import ImageClassification
+
+FASHION_MNIST_ROOT = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+
+
+class DataConfig(Part):
+    """Which data set. `root` and `download` for fashion_mnist, `root` for image_folder.
+
+    image_folder wants `root/train/CLASS/*.jpg` and `root/val/CLASS/*.jpg`; images are resized to
+    `image_size` (short side) and cropped to a square.
+    """
+
+    name: Literal["digits", "fashion_mnist", "image_folder"]
+    root: Path | None = None
+    download: bool = False
+    image_size: int = Field(default=64, ge=8)
+
+    @model_validator(mode="after")
+    def _only_what_counts(self) -> DataConfig:
+        used = {
+            "digits": set(),
+            "fashion_mnist": {"root", "download"},
+            "image_folder": {"root", "image_size"},
+        }[self.name]
+        ignored = sorted(self.model_fields_set - used - {"name"})
+        if ignored:
+            raise ValueError(f"{self.name} takes no {' and no '.join(ignored)}")
+        if self.name == "image_folder" and self.root is None:
+            raise ValueError("image_folder needs root, a folder with train/ and val/")
+        return self
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set. A sample is (uint8 image [H, W] or [H, W, C], class index)."""
+
+    train: Dataset[Any]
+    test: Dataset[Any]
+    classes: list[str]
+    preset: ImageClassification
+    facts: dict[str, Any]
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What a model for this data has to be built with."""
+        return {
+            "num_classes": len(self.classes),
+            "in_channels": len(self.preset.mean),
+            "image_size": self.preset.crop_size,
+        }
+
+
+def load_source(config: DataConfig) -> Source:
+    """Open the data set. Raises FileNotFoundError or ValueError where it is not as described."""
+    if config.name == "digits":
+        return _digits()
+    if config.name == "fashion_mnist":
+        return _fashion_mnist(config.root or FASHION_MNIST_ROOT, config.download)
+    assert config.root is not None
+    return _image_folder(config.root, config.image_size)
+
+
+def _digits() -> Source:
+    train, test = digits.load("train"), digits.load("test")
+    # mean and std of the training images
+    preset = ImageClassification(8, 8, mean=(0.305,), std=(0.376,), mode="L")
+    return Source(
+        TensorDataset(*train),
+        TensorDataset(*test),
+        [str(digit) for digit in range(10)],
+        preset,
+        _facts("digits", train[0], test[0]),
+    )
+
+
+def _fashion_mnist(root: Path, download: bool) -> Source:
+    train = FashionMNIST(root, train=True, download=download)
+    test = FashionMNIST(root, train=False, download=download)
+    preset = ImageClassification(28, 28, mean=(0.2860,), std=(0.3530,), mode="L")
+    facts = _facts("fashion_mnist", train.images, test.images) | {"root": str(root)}
+    return Source(train, test, list(train.classes), preset, facts)
+
+
+def _image_folder(root: Path, size: int) -> Source:
+    preset = ImageClassification(size, round(size * 256 / 224))
+    train = ImageFolder(root / "train", transform=preset.to_uint8)
+    test = ImageFolder(root / "val", transform=preset.to_uint8)
+    if train.classes != test.classes:
+        raise ValueError(
+            f"{root}: train/ has the classes {train.classes}, val/ {test.classes}; expected "
+            "the same"
+        )
+    facts = {
+        "name": "image_folder",
+        "root": str(root),
+        "train_samples": len(train),
+        "test_samples": len(test),
+    }
+    return Source(train, test, train.classes, preset, facts)
+
+
+def _facts(name: str, train: Any, test: Any) -> dict[str, Any]:
+    """Counts and a digest of the pixels, for the report."""
+    digest = hashlib.sha256(train.tobytes() + test.tobytes()).hexdigest()
+    return {
+        "name": name,
+        "train_samples": len(train),
+        "test_samples": len(test),
+        "sha256": digest,
+    }

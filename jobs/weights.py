@@ -1,0 +1,134 @@
+"""From what a user calls "weights" to a ready classifier: model, class names, preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tensorlib.vision.weights import imagenet_classes
+
+import tensorlib
+from jobs.config import ModelConfig, build_model
+from orchestrator import checkpoint
+from orchestrator.errors import CheckpointError, UsageError
+from orchestrator.plan import default_home
+from orchestrator.store import resolve_run
+from tensorlib import nn
+from tensorlib.vision.transforms import ImageClassification
+
+# torchvision's preset of the ResNet weights: short side to 256 (bilinear), 224 from the middle.
+IMAGENET = ImageClassification(crop_size=224, resize_size=256)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's state and what belongs to it."""
+
+    path: Path
+    model: ModelConfig
+    state: Mapping[str, Any]
+    classes: Sequence[str]
+    preset: ImageClassification
+
+    def build(self) -> nn.Module:
+        """The model in eval mode; UsageError lists every name that does not fit."""
+        module = build_model(self.model, {"num_classes": len(self.classes)})
+        try:
+            module.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise UsageError(
+                f"{self.path}: does not fit the model {self.model.name}: {error}"
+            ) from error
+        return module.eval()
+
+
+def resolve(weights: str) -> str:
+    """`run:/ID` and `run:/latest` as the path of the run's best checkpoint; a path absolute."""
+    if not weights.startswith("run:/"):
+        return str(Path(weights).expanduser().absolute())
+    run = resolve_run(default_home(), weights)
+    metric = run.plan().spec.checkpoint.best_metric()
+    found = checkpoint.best(run.checkpoints_dir, metric)
+    if found is None:
+        raise UsageError(
+            f"{weights}: run {run.run_id} has no good checkpoint in {run.checkpoints_dir}; "
+            f"expected at least one. Hint: orchestrator report {run.run_id}"
+        )
+    return str(found.path)
+
+
+@lru_cache(maxsize=1)
+def load(path: Path, model: str | None, labels: Path | None) -> Weights:
+    """Read weights: a checkpoint directory of a run, a torch `.pth` file, or safetensors.
+
+    A checkpoint brings its model, class names and preprocessing along; for a file `model` is
+    needed, and the class names are ImageNet's or the lines of `labels`. Raises UsageError.
+    """
+    if not path.exists():
+        raise UsageError(
+            f"{path}: there are no such weights; expected a .pth or .safetensors file, a "
+            "checkpoint directory or run:/ID. Hint: orchestrator list"
+        )
+    if path.is_dir():
+        return _from_checkpoint(path, model, labels)
+    if model is None:
+        raise UsageError(
+            f"{path}: holds weights only; expected the name of their model beside them. "
+            "Hint: --model resnet50"
+        )
+    state = _read_state(path)
+    classes = _read_labels(labels) if labels else imagenet_classes()
+    return Weights(path, ModelConfig(name=model), state, classes, IMAGENET)
+
+
+def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weights:
+    try:
+        state = checkpoint.load(path).state
+    except CheckpointError as error:
+        raise UsageError(f"{error} Hint: another checkpoint beside it may be whole") from error
+    facts = state.get("classifier")
+    if facts is None:
+        raise UsageError(
+            f"{path}: is a checkpoint, but not of an image classifier; expected one that "
+            "train_classifier wrote"
+        )
+    if model is not None and model != facts["model"]:
+        config = ModelConfig(name=model)
+    else:
+        config = ModelConfig(name=facts["model"], options=facts["options"])
+    return Weights(
+        path,
+        config,
+        state["model"],
+        _read_labels(labels) if labels else facts["classes"],
+        ImageClassification.from_dict(facts["preset"]),
+    )
+
+
+def _read_state(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = tensorlib.load_safetensors(path)
+        else:
+            state = tensorlib.load(path)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]  # how training scripts wrap what they save
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise UsageError(
+            f"{path}: holds a {type(state).__name__}; expected a state dict, names to tensors. "
+            "Hint: torch.save(model.state_dict(), FILE)"
+        )
+    return state
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as class names, one a line: {error}") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,96 @@
+"""A Ray cluster to run on: an embedded one started for the run, or one that is already there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import BackendUnavailable, UsageError
+
+# Blocks of decoded images are the largest things in an embedded object store; two dozen fit.
+EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
+
+
+def local_resources() -> dict[str, float]:
+    """CPUs this process may use (affinity respected); GPUs are not scheduled yet."""
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": 0.0}
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of every worker: thread counts are read by BLAS when NumPy is imported."""
+    path = [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(part for part in path if part)),
+        "PYTHONFAULTHANDLER": "1",
+    }
+
+
+@contextmanager
+def connect(address: str | None, threads: int) -> Iterator[Mapping[str, float]]:
+    """Connect to the cluster at `address`, or start an embedded one, and give its total resources.
+
+    The embedded cluster ends with the block. Raises BackendUnavailable (exit 3) where there is
+    no cluster at `address`.
+    """
+    # Read by Ray at import: our own logs name the rank, so Ray need not repeat them.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # A secret of this cluster alone; without it Ray writes one to the home directory.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": worker_environment(threads)},
+        "namespace": "orchestrator",
+    }
+    if address is None:
+        options |= {
+            "address": "local",
+            "num_cpus": int(local_resources()["CPU"]),
+            "include_dashboard": False,
+            "object_store_memory": EMBEDDED_OBJECT_STORE_BYTES,
+        }
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
+        where = "embedded Ray" if address is None else f"Ray at {address}"
+        raise BackendUnavailable(
+            f"{where}: could not be reached: {_first_line(error)}; expected a running cluster. "
+            "Hint: `ray status` tells whether one is up; leave out the address to start one here."
+        ) from error
+    try:
+        yield dict(ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+def check_resources(resources: Mapping[str, float], workers: int, cpus_per_worker: int) -> None:
+    """Refuse a request that can never be met; Ray would wait for it without end."""
+    need, have = workers * cpus_per_worker, resources.get("CPU", 0.0)
+    if need > have:
+        fit = max(int(have) // cpus_per_worker, 1)
+        raise UsageError(
+            f"resources.workers: {workers} workers x {cpus_per_worker} CPUs are {need} CPUs; the "
+            f"cluster has {have:g}. Hint: --set resources.workers={fit}"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,39 @@
+"""`python -m jobs.X spec.yaml`: a job without Ray, one worker in this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from orchestrator import config
+from orchestrator.errors import OrchestratorError, UsageError
+
+
+def main(module_file: str) -> None:
+    """Run the spec named on the command line; exits with the codes of `orchestrator run`."""
+    from orchestrator.cli.console import Console
+    from orchestrator.plan import plan
+    from orchestrator.run import exit_code
+    from orchestrator.submit import run_here
+
+    job = f"jobs.{Path(module_file).stem}"
+    try:
+        if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+            raise UsageError(f"python -m {job}: expected SPEC.yaml [key=value ...]")
+        loaded = config.load(sys.argv[1], overrides=sys.argv[2:])
+        made = plan(loaded)
+        if made.job_module != job:
+            raise UsageError(
+                f"{sys.argv[1]}: is a spec of {made.job_module}; expected one of {job}. "
+                f"Hint: python -m {made.job_module} {sys.argv[1]}"
+            )
+        console = Console()
+        print(made.run_id, flush=True)  # noqa: T201  # the first line is the run's id
+        try:
+            run = run_here(made, console=console)
+        finally:
+            console.close()
+    except OrchestratorError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    sys.exit(exit_code(run.state()))

@@ -1,0 +1,432 @@
+"""From a plan to a finished run: the run directory, the engine, decisions about failures."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from orchestrator import policy, report
+from orchestrator.context import JobContext
+from orchestrator.errors import BackendUnavailable, OrchestratorError, UsageError
+from orchestrator.parts import Parts, claim, write_part
+from orchestrator.plan import RunPlan
+from orchestrator.run import Run, RunStatus, TerminationReason
+from orchestrator.store import RunDir, atomic_write_json
+from orchestrator.tracking.mlflow import Mirror
+from orchestrator.worker import run_job
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# How long workers may take to save their state after a stop was asked for.
+STOP_GRACE_S = 20.0
+
+
+class Talk(Protocol):
+    """Where a run speaks: `orchestrator.cli.console.Console`, or a test's list."""
+
+    def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+    def progress(self, phase: str, done: float, total: float, unit: str, **info: Any) -> None: ...
+
+
+def execute(plan: RunPlan, *, console: Talk) -> Run:
+    """Run `plan` to its end in this process, workers on Ray. Ctrl-C and SIGTERM stop it.
+
+    Raises UsageError before anything is written where inputs, outputs or resources are wrong;
+    afterwards the run's own status tells what happened.
+    """
+    run_dir = _create(plan)
+    with run_dir.lock():
+        return _Driver(plan, run_dir, console).drive()
+
+
+def resume(home: str | os.PathLike[str], run_id: str, *, console: Talk) -> Run:
+    """Continue a run that failed, was stopped or lost its driver, from its last good checkpoint."""
+    run_dir = RunDir.open(home, run_id)
+    plan = run_dir.plan()
+    if run_dir.status().status == RunStatus.SUCCEEDED.value:
+        raise UsageError(
+            f"{run_id}: has succeeded already; expected a failed, stopped or interrupted run. "
+            f"Hint: orchestrator report {run_id}"
+        )
+    with run_dir.lock():
+        preflight(plan)
+        run_dir.clear_stop()
+        return _Driver(plan, run_dir, console).drive()
+
+
+def submit_remote(plan: RunPlan, address: str) -> Run:
+    """Send `plan` to the Ray cluster whose dashboard is at `address`; returns when accepted."""
+    from orchestrator.engine import jobs
+
+    run_dir = RunDir(plan.run_dir)
+    if run_dir.path.exists():
+        raise UsageError(f"{plan.run_id}: a run of this id is there already. Hint: --run-id OTHER")
+    run_dir.write_submission(address, plan.run_id)
+    try:
+        jobs.submit(plan, address)
+    except BaseException:
+        # Nothing half-written: the cluster never took it.
+        (run_dir.path / "submission.json").unlink(missing_ok=True)
+        run_dir.path.rmdir()
+        raise
+    return Run(run_dir)
+
+
+def preflight(plan: RunPlan) -> None:
+    """The job's own check of its inputs, before anything is started or written."""
+    module = importlib.import_module(plan.job_module)
+    check: Callable[[Any], None] | None = getattr(module, "check", None)
+    if check is None:
+        return
+    try:
+        check(module.Config.model_validate(plan.config))
+    except OrchestratorError:
+        raise
+    except (ValueError, OSError, LookupError, RuntimeError, TypeError) as error:
+        raise UsageError(str(error) or repr(error)) from error
+
+
+def run_here(plan: RunPlan, *, console: Talk) -> Run:
+    """The same job with one worker in this process, without Ray: `python -m jobs.X spec.yaml`."""
+    run_dir = _create(plan)
+    with run_dir.lock():
+        return _Driver(plan, run_dir, console).drive(in_process=True)
+
+
+def _create(plan: RunPlan) -> RunDir:
+    """Check the job's inputs and outputs, then make the run directory: all of it or nothing."""
+    preflight(plan)
+    if plan.engine != "batch":
+        return RunDir.create(plan)
+    release = claim(_output(plan), plan.run_id)
+    try:
+        return RunDir.create(plan)
+    except BaseException:
+        release()
+        raise
+
+
+def _output(plan: RunPlan) -> Path:
+    """Where a batch job writes its table: as asked, or among the run's artifacts."""
+    return Path(plan.config["output"] or Path(plan.run_dir) / "artifacts" / "predictions")
+
+
+class _Driver:
+    """One process's attempt to bring a run to its end. The run directory holds all its state."""
+
+    def __init__(self, plan: RunPlan, run_dir: RunDir, console: Talk) -> None:
+        self.plan, self.run_dir, self.console = plan, run_dir, console
+        self.interrupts: list[int] = []
+        self.token = secrets.token_hex(16)
+        self._offset = 0
+        self._stop_seen: float | None = None
+        self._abandoned = False
+
+    def drive(self, in_process: bool = False) -> Run:
+        plan, run_dir = self.plan, self.run_dir
+        run_dir.attempt = run_dir.status().attempts
+        self._offset = max((offset for offset, _ in run_dir.events()), default=0)
+        self._set(RunStatus.PENDING, None, None, started_at=time.time(), ended_at=None)
+        mirror = Mirror(plan, run_dir, self.console.warn)
+        mirror.start()
+        reason, message = TerminationReason.BACKEND_UNAVAILABLE, "did not start"
+        try:
+            if plan.engine == "batch":
+                reason, message = self._batch(in_process)
+            elif in_process:
+                reason, message = self._train_here()
+            else:
+                reason, message = self._train()
+        except BackendUnavailable as error:
+            reason, message = TerminationReason.BACKEND_UNAVAILABLE, str(error)
+        except KeyboardInterrupt:
+            reason, message = TerminationReason.STOP_REQUESTED, "interrupted"
+        except UsageError as error:
+            # Known only once the cluster answered; the run exists, so its status says it too.
+            self._end(mirror, TerminationReason.JOB_ERROR, str(error))
+            raise
+        self._end(mirror, reason, message)
+        return Run(run_dir)
+
+    # -- training -------------------------------------------------------------------------------
+
+    def _train(self) -> tuple[TerminationReason, str]:
+        from orchestrator.engine import cluster
+
+        resources = self.plan.spec.resources
+        self.console.say(
+            f"starting {resources.workers} workers on "
+            + (f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray")
+        )
+        with (
+            cluster.connect(self.plan.address, resources.cpus_per_worker) as total,
+            self._signals(),
+        ):
+            cluster.check_resources(total, resources.workers, resources.cpus_per_worker)
+            return self._attempts()
+
+    def _attempts(self) -> tuple[TerminationReason, str]:
+        """Attempts until one ends well or the policy says stop."""
+        from orchestrator.engine import training
+
+        failures: list[policy.Failure] = []
+        while True:
+            number = self._begin_attempt(self.plan.spec.resources.workers)
+            failure = training.run_attempt(
+                self.plan, self.run_dir, number, watch=self._watch, token=self.token
+            )
+            self._pump()
+            if failure is None:
+                stopped = self._stopped_early()
+                reason = (
+                    TerminationReason.STOP_REQUESTED if stopped else TerminationReason.COMPLETED
+                )
+                self._end_attempt(number, reason, "")
+                return reason, ""
+            failures.append(failure)
+            self._end_attempt(number, failure.reason, str(failure))
+            if self._stop_wanted():
+                return TerminationReason.STOP_REQUESTED, "stopped while a worker was failing"
+            decision = policy.decide(failures, self.plan.spec.retry)
+            if isinstance(decision, policy.Stop):
+                return decision.reason, decision.message
+            self.console.warn(
+                f"attempt {number}: {failure.error}; trying again from the last good checkpoint"
+            )
+            self._set(RunStatus.RESTARTING, failure.reason, str(failure))
+            self._pause(decision.after_s)
+
+    def _train_here(self) -> tuple[TerminationReason, str]:
+        number = self._begin_attempt(1)
+        context = JobContext.open(
+            self.plan, self.run_dir, attempt=number, rank=0, world_size=1, local_rank=0
+        )
+        ended = threading.Event()
+        pump = threading.Thread(target=self._pump_until, args=(ended,), daemon=True)
+        pump.start()
+        try:
+            with self._signals():
+                run_job(self.plan, context)
+        except Exception as error:
+            traceback.print_exc()
+            message = f"{type(error).__name__}: {error}"
+            self._end_attempt(number, TerminationReason.JOB_ERROR, message)
+            return TerminationReason.JOB_ERROR, message
+        finally:
+            ended.set()
+            pump.join()
+            self._pump()
+            context.close()
+        stopped = self._stopped_early()
+        reason = TerminationReason.STOP_REQUESTED if stopped else TerminationReason.COMPLETED
+        self._end_attempt(number, reason, "")
+        return reason, ""
+
+    def _pump_until(self, ended: threading.Event) -> None:
+        while not ended.wait(0.2):
+            self._pump()
+
+    def _stopped_early(self) -> bool:
+        """Whether a rank saw the request to stop; one that came too late changes nothing."""
+        return self._abandoned or any(
+            event["kind"] == "stop_seen" and event["attempt"] == self.run_dir.attempt
+            for _, event in self.run_dir.events()
+        )
+
+    # -- batch ----------------------------------------------------------------------------------
+
+    def _batch(self, in_process: bool) -> tuple[TerminationReason, str]:
+        module = importlib.import_module(self.plan.job_module)
+        config = module.Config.model_validate(self.plan.config)
+        manifest = self._manifest(module, config)
+        output = _output(self.plan)
+        parts = Parts(output, manifest.num_rows, config.rows_per_part)
+        duplicates = sum(v is not None for v in manifest["duplicate_of"].to_pylist())
+        self.run_dir.write_status(batch={"output": str(output), "inputs": manifest.num_rows})
+        number = self._begin_attempt(1 if in_process else self.plan.spec.resources.workers)
+        done = parts.inputs - sum(len(parts.ids(index)) for index in parts.missing())
+        started, first, bad = time.monotonic(), done, 0
+        try:
+            with self._signals():
+                for rows, bad_rows in self._part_results(
+                    in_process, module, config, manifest, parts
+                ):
+                    done, bad = done + rows, bad + bad_rows
+                    speed = (done - first) / max(time.monotonic() - started, 1e-9)
+                    self.console.progress(
+                        "classify", done, len(manifest), "images", bad=bad, per_s=round(speed, 1)
+                    )
+                    if self._stop_wanted():
+                        self._end_attempt(number, TerminationReason.STOP_REQUESTED, "")
+                        return TerminationReason.STOP_REQUESTED, f"{done} of {len(manifest)} done"
+        except (BackendUnavailable, UsageError):
+            raise
+        except Exception as error:
+            message = _root_cause(error)
+            self._end_attempt(number, TerminationReason.JOB_ERROR, message)
+            return TerminationReason.JOB_ERROR, message
+        counts = parts.counts() | {"duplicates": duplicates}
+        speed = (done - first) / max(time.monotonic() - started, 1e-9)
+        quarantine = parts.quarantine(1000)
+        atomic_write_json(self.run_dir.artifacts_dir / "quarantine.json", quarantine)
+        self.run_dir.append_event("batch", counts=counts, images_per_s=round(speed, 2))
+        self.run_dir.append_event(
+            "metrics", step=0, epoch=None, values={k: float(v) for k, v in counts.items()}
+        )
+        self.run_dir.write_status(
+            batch={"output": str(output), **counts, "images_per_s": round(speed, 2)}
+        )
+        reason, message = TerminationReason.COMPLETED, ""
+        allowed = config.allowed_bad(counts["inputs"])
+        if allowed is not None and counts["quarantined"] > allowed:
+            reason = TerminationReason.TOO_MANY_BAD_INPUTS
+            message = (
+                f"{counts['quarantined']} of {counts['inputs']} inputs are quarantined; max_bad "
+                f"{config.max_bad} allows {allowed}. The table is complete"
+            )
+        self._end_attempt(number, reason, message)
+        return reason, message
+
+    def _manifest(self, module: Any, config: Any) -> pa.Table:
+        """The frozen list of inputs: made once, read again by every later attempt."""
+        import pyarrow.parquet as pq
+
+        path = self.run_dir.path / "manifest.parquet"
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            pq.write_table(module.manifest(config), temporary)
+            temporary.replace(path)
+        return pq.read_table(path)
+
+    def _part_results(
+        self, in_process: bool, module: Any, config: Any, manifest: pa.Table, parts: Parts
+    ) -> Iterator[tuple[int, int]]:
+        if not in_process:
+            from orchestrator.engine import batch, cluster
+
+            resources = self.plan.spec.resources
+            with cluster.connect(self.plan.address, resources.cpus_per_worker) as total:
+                cluster.check_resources(total, resources.workers, resources.cpus_per_worker)
+                yield from batch.run_parts(self.plan, manifest, parts, total)
+            return
+        classifier = module.Classifier(config)
+        for index in parts.missing():
+            ids = parts.ids(index)
+            rows = manifest.slice(ids.start, len(ids)).to_pydict()
+            table = classifier(module.read(rows, config))
+            write_part(parts.path(index), table, ids)
+            yield len(ids), sum(status != "ok" for status in table["status"].to_pylist())
+
+    # -- attempts, signals, status --------------------------------------------------------------
+
+    def _begin_attempt(self, workers: int) -> int:
+        number = self.run_dir.status().attempts + 1
+        self.run_dir.attempt = number
+        self.run_dir.attempt_dir(number)
+        self.run_dir.append_event("attempt", number=number, workers=workers)
+        self._set(RunStatus.RUNNING, None, None, attempts=number)
+        return number
+
+    def _end_attempt(self, number: int, reason: TerminationReason, message: str) -> None:
+        steps = [e["step"] for _, e in self.run_dir.events() if e["kind"] == "metrics"]
+        self.run_dir.append_event(
+            "attempt_end",
+            number=number,
+            reason=reason.value,
+            message=message,
+            step=max(steps, default=None),
+        )
+
+    def _set(
+        self, status: RunStatus, reason: TerminationReason | None, message: str | None, **more: Any
+    ) -> None:
+        self.run_dir.write_status(
+            status=status.value, reason=reason.value if reason else None, message=message, **more
+        )
+        self.run_dir.append_event(
+            "status",
+            status=status.value,
+            reason=reason.value if reason else None,
+            message=message,
+        )
+
+    def _end(self, mirror: Mirror, reason: TerminationReason, message: str) -> None:
+        self._pump()
+        status = reason.status
+        self._set(status, reason, message or None, ended_at=time.time())
+        pending = mirror.finish(status)
+        if pending:
+            self.console.warn(
+                f"tracking: {pending} metric points are not in MLflow yet; they are in "
+                f"{self.run_dir.path}. Hint: orchestrator sync {self.plan.run_id}"
+            )
+        report.build(self.run_dir)
+
+    def _watch(self) -> bool:
+        """Called while workers run; False when they had their time to stop and did not."""
+        self._pump()
+        if self._stop_wanted():
+            self._stop_seen = self._stop_seen or time.monotonic()
+            waited = time.monotonic() - self._stop_seen
+            self._abandoned = len(self.interrupts) > 1 or waited > STOP_GRACE_S
+        return not self._abandoned
+
+    def _stop_wanted(self) -> bool:
+        return bool(self.interrupts) or self.run_dir.stop_requested()
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._stop_wanted():
+            time.sleep(0.1)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop; a second one does not wait for the workers."""
+
+        def ask(number: int, frame: object) -> None:
+            self.interrupts.append(number)
+            self.run_dir.request_stop()
+            if len(self.interrupts) == 1:
+                self.console.say("stopping: the workers save their state (again: at once)")
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _pump(self) -> None:
+        """Show what the workers wrote since the last look."""
+        for offset, event in self.run_dir.events(self._offset):
+            self._offset = offset
+            if event["kind"] == "progress":
+                self.console.progress(
+                    event["phase"], event["done"], event["total"], event["unit"], **event["info"]
+                )
+            elif event["kind"] == "checkpoint_skipped":
+                self.console.warn(f"checkpoint {event['path']} is passed over: {event['why']}")
+            elif event["kind"] == "note":
+                self.console.say(event["text"])
+
+
+def _root_cause(error: BaseException) -> str:
+    """The job's own words out of the layers an engine wraps around an exception."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = inner
+    line = (str(error).strip().splitlines() or [""])[-1]
+    return f"{type(error).__name__}: {line}"
