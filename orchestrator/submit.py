@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -162,18 +162,7 @@ class _Driver:
     # -- training -------------------------------------------------------------------------------
 
     def _train(self) -> tuple[TerminationReason, str]:
-        from orchestrator.engine import cluster
-
-        resources = self.plan.spec.resources
-        self.console.say(
-            f"starting {resources.workers} workers on "
-            + (f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray")
-        )
-        with (
-            cluster.connect(self.plan.address, resources.cpus_per_worker) as total,
-            self._signals(),
-        ):
-            cluster.check_resources(total, resources.workers, resources.cpus_per_worker)
+        with self._cluster():
             return self._attempts()
 
     def _attempts(self) -> tuple[TerminationReason, str]:
@@ -258,10 +247,12 @@ class _Driver:
         done = parts.inputs - sum(len(parts.ids(index)) for index in parts.missing())
         started, first, bad = time.monotonic(), done, 0
         try:
-            with self._signals():
-                for rows, bad_rows in self._part_results(
-                    in_process, module, config, manifest, parts
-                ):
+            with self._signals() if in_process else self._cluster() as total:
+                if in_process:
+                    results = _parts_here(module, config, manifest, parts)
+                else:
+                    results = _parts_on_ray(self.plan, manifest, parts, total)
+                for rows, bad_rows in results:
                     done, bad = done + rows, bad + bad_rows
                     speed = (done - first) / max(time.monotonic() - started, 1e-9)
                     self.console.progress(
@@ -308,25 +299,6 @@ class _Driver:
             pq.write_table(module.manifest(config), temporary)
             temporary.replace(path)
         return pq.read_table(path)
-
-    def _part_results(
-        self, in_process: bool, module: Any, config: Any, manifest: pa.Table, parts: Parts
-    ) -> Iterator[tuple[int, int]]:
-        if not in_process:
-            from orchestrator.engine import batch, cluster
-
-            resources = self.plan.spec.resources
-            with cluster.connect(self.plan.address, resources.cpus_per_worker) as total:
-                cluster.check_resources(total, resources.workers, resources.cpus_per_worker)
-                yield from batch.run_parts(self.plan, manifest, parts, total)
-            return
-        classifier = module.Classifier(config)
-        for index in parts.missing():
-            ids = parts.ids(index)
-            rows = manifest.slice(ids.start, len(ids)).to_pydict()
-            table = classifier(module.read(rows, config))
-            write_part(parts.path(index), table, ids)
-            yield len(ids), sum(status != "ok" for status in table["status"].to_pylist())
 
     # -- attempts, signals, status --------------------------------------------------------------
 
@@ -378,8 +350,7 @@ class _Driver:
         self._pump()
         if self._stop_wanted():
             self._stop_seen = self._stop_seen or time.monotonic()
-            waited = time.monotonic() - self._stop_seen
-            self._abandoned = len(self.interrupts) > 1 or waited > STOP_GRACE_S
+            self._abandoned = time.monotonic() - self._stop_seen > STOP_GRACE_S
         return not self._abandoned
 
     def _stop_wanted(self) -> bool:
@@ -391,21 +362,34 @@ class _Driver:
             time.sleep(0.1)
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _cluster(self) -> Iterator[Mapping[str, float]]:
+        """Ray, big enough for the run; from here on signals are ours, not Ray's."""
+        from orchestrator.engine import cluster
+
+        workers, cpus = self.plan.spec.resources.workers, self.plan.spec.resources.cpus_per_worker
+        where = f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray"
+        self.console.say(f"starting {workers} workers on {where}")
+        with cluster.connect(self.plan.address, cpus) as total, self._signals():
+            cluster.check_resources(total, workers, cpus)
+            yield total
+
+    @contextmanager
+    def _signals(self) -> Iterator[Mapping[str, float]]:
         """Ctrl-C and SIGTERM ask for a stop; a second one does not wait for the workers."""
 
         def ask(number: int, frame: object) -> None:
             self.interrupts.append(number)
             self.run_dir.request_stop()
-            if len(self.interrupts) == 1:
-                self.console.say("stopping: the workers save their state (again: at once)")
+            if len(self.interrupts) > 1:
+                raise KeyboardInterrupt
+            self.console.say("stopping: the workers save their state (once more: at once)")
 
         if threading.current_thread() is not threading.main_thread():
-            yield
+            yield {}
             return
         previous = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            yield {}
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -420,8 +404,27 @@ class _Driver:
                 )
             elif event["kind"] == "checkpoint_skipped":
                 self.console.warn(f"checkpoint {event['path']} is passed over: {event['why']}")
-            elif event["kind"] == "note":
-                self.console.say(event["text"])
+
+
+def _parts_on_ray(
+    plan: RunPlan, manifest: pa.Table, parts: Parts, total: Mapping[str, float]
+) -> Iterator[tuple[int, int]]:
+    from orchestrator.engine import batch
+
+    return batch.run_parts(plan, manifest, parts, total)
+
+
+def _parts_here(
+    module: Any, config: Any, manifest: pa.Table, parts: Parts
+) -> Iterator[tuple[int, int]]:
+    """The missing parts one by one in this process: (rows, bad rows) of each."""
+    classifier = module.Classifier(config)
+    for index in parts.missing():
+        ids = parts.ids(index)
+        rows = manifest.slice(ids.start, len(ids)).to_pydict()
+        table = classifier(module.read(rows, config))
+        write_part(parts.path(index), table, ids)
+        yield len(ids), sum(status != "ok" for status in table["status"].to_pylist())
 
 
 def _root_cause(error: BaseException) -> str:
