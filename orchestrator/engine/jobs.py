@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import os
 import shutil
 import tempfile
@@ -12,13 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import BackendUnavailable, UsageError
+from orchestrator.errors import BackendUnavailable, OrchestratorError, RunNotFound, UsageError
 from orchestrator.plan import RunPlan
 from orchestrator.run import RunStatus
 
 PACKAGES = ("orchestrator", "tensorlib", "jobs")
 # Time between SIGTERM and SIGKILL for a stopped driver: it ends its workers and writes its status.
 STOP_WAIT_S = 30
+
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 
 STATUS = {
     "PENDING": RunStatus.PENDING,
@@ -37,6 +43,8 @@ class RemoteRun:
         with _reaching(address):
             from ray.job_submission import JobSubmissionClient
 
+            for name in CHATTY:
+                logging.getLogger(name).setLevel(logging.WARNING)
             self._client = JobSubmissionClient(address)
 
     def status(self) -> dict[str, Any]:
@@ -111,10 +119,19 @@ def _reaching(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "token" if _token_there() else "disabled")
     try:
         yield
-    except (ConnectionError, RuntimeError, OSError, json.JSONDecodeError) as error:
-        if isinstance(error, (BackendUnavailable, UsageError)):
-            raise
+    except OrchestratorError:
+        raise
+    except Exception as error:  # whatever the client met, the user's part is the same
         text = " ".join(str(error).split())
+        if text.startswith("Invalid address"):
+            raise UsageError(
+                f"--address: {address!r} is no address of Ray Jobs; expected http://HEAD:8265"
+            ) from error
+        if "404" in text and "does not exist" in text:
+            raise RunNotFound(
+                f"Ray Jobs at {address}: {text[:300]}; expected a run that was submitted there and "
+                "that this cluster still knows"
+            ) from error
         hint = "the head's dashboard address, such as http://HEAD:8265"
         if "401" in text or "403" in text or "token" in text.lower():
             hint = "the cluster's token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, as on the head"
