@@ -55,14 +55,20 @@ class Source:
     preset: ImageClassification
     facts: dict[str, Any]
 
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """What a model for this data has to be built with."""
-        return {
-            "num_classes": len(self.classes),
-            "in_channels": len(self.preset.mean),
-            "image_size": self.preset.crop_size,
-        }
+    def model_options(self, model: str) -> dict[str, Any]:
+        """What `model` has to be built with for this data. Raises ValueError if it cannot be."""
+        options: dict[str, Any] = {"num_classes": len(self.classes)}
+        channels, size = len(self.preset.mean), self.preset.crop_size
+        if model == "small_cnn":
+            return options | {"in_channels": channels, "image_size": size}
+        if model == "mlp":
+            return options | {"in_features": channels * size * size}
+        if channels != 3:
+            raise ValueError(
+                f"params.model.name: {model} takes RGB images, {self.facts['name']} has {channels} "
+                "channel; expected small_cnn or mlp"
+            )
+        return options
 
 
 def load_source(config: DataConfig) -> Source:
@@ -78,7 +84,7 @@ def load_source(config: DataConfig) -> Source:
 def _digits() -> Source:
     train, test = digits.load("train"), digits.load("test")
     # mean and std of the training images
-    preset = ImageClassification(8, 8, mean=(0.305,), std=(0.376,), mode="L")
+    preset = ImageClassification(8, 8, mean=(0.3055,), std=(0.3759,), mode="L")
     return Source(
         TensorDataset(*train),
         TensorDataset(*test),

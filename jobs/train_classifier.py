@@ -65,7 +65,7 @@ class Config(Part):
 def check(config: Config) -> None:
     """Say now what could not work later: data that is not there, a model that cannot be built."""
     source = load_source(config.data)
-    build_model(config.model, source.model_options)
+    build_model(config.model, source.model_options(config.model.name))
 
 
 def run(config: Config, ctx: JobContext) -> None:
@@ -101,7 +101,8 @@ class Training:
         self.sums = np.zeros(3)  # of this epoch, all workers: loss, correct, samples
         self.confusion = np.zeros((len(source.classes),) * 2, dtype=np.int64)
 
-        self.module = build_model(config.model, source.model_options)
+        self.options = {**source.model_options(config.model.name), **config.model.options}
+        self.module = build_model(config.model, self.options)
         self.model = (
             distributed.DistributedDataParallel(self.module) if ctx.world_size > 1 else self.module
         )
@@ -139,10 +140,10 @@ class Training:
             position += count
             per_s = (position - first) / max(time.monotonic() - started, 1e-9)
             self.ctx.metrics.progress(
-                (self.epoch * samples + position),
+                self.epoch * samples + position,
                 self.config.epochs * samples,
                 "samples",
-                phase=f"epoch {self.epoch + 1}/{self.config.epochs}",
+                epoch=self.epoch + 1,
                 loss=round(self.sums[0] / self.sums[2], 4),
                 per_s=round(per_s),
             )
@@ -240,7 +241,7 @@ class Training:
             "confusion": self.confusion,
             "classifier": {
                 "model": self.config.model.name,
-                "options": {**self.source.model_options, **self.config.model.options},
+                "options": self.options,
                 "classes": self.source.classes,
                 "preset": self.source.preset.to_dict(),
             },

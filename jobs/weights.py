@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tensorlib.vision.weights import imagenet_classes
+from tensorlib.vision.weights import WEIGHTS, imagenet
 
 import tensorlib
 from jobs.config import ModelConfig, build_model
@@ -80,8 +81,18 @@ def load(path: Path, model: str | None, labels: Path | None) -> Weights:
             "Hint: --model resnet50"
         )
     state = _read_state(path)
-    classes = _read_labels(labels) if labels else imagenet_classes()
-    return Weights(path, ModelConfig(name=model), state, classes, IMAGENET)
+    classes = _read_labels(labels) if labels else imagenet()
+    return Weights(path, ModelConfig(name=model), state, classes, _published_preset(path))
+
+
+def _published_preset(path: Path) -> ImageClassification:
+    """The preprocessing of a file torchvision published, known by its hash; else ImageNet's."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    for record in WEIGHTS:
+        if digest.startswith(record.sha256):
+            return ImageClassification.from_dict(record.preset)
+    return IMAGENET
 
 
 def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weights:
