@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tensorlib.vision.weights import WEIGHTS, imagenet
-
 import tensorlib
 from jobs.config import ModelConfig, build_model
 from orchestrator import checkpoint
@@ -19,6 +17,7 @@ from orchestrator.plan import default_home
 from orchestrator.store import resolve_run
 from tensorlib import nn
 from tensorlib.vision.transforms import ImageClassification
+from tensorlib.vision.weights import WEIGHTS, imagenet
 
 # torchvision's preset of the ResNet weights: short side to 256 (bilinear), 224 from the middle.
 IMAGENET = ImageClassification(crop_size=224, resize_size=256)
