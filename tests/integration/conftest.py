@@ -74,9 +74,7 @@ class Started:
 
     def finish(self, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         out, err = self.process.communicate(timeout=timeout_s)
-        return subprocess.CompletedProcess(
-            self.process.args, self.process.returncode, out, err
-        )
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
 
     def kill(self) -> None:
         """End the command and what it started in its own process group."""
