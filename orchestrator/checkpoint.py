@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -114,16 +115,19 @@ def write(
                 "weights_sha256": digest,
                 "files": files,
             }
+            manifest["seal"] = _seal(manifest)
             _write_json(temporary / MANIFEST, manifest)
             fsync_directory(temporary)
             _move_into_place(temporary, final)
             fsync_directory(directory)
     except OSError as error:
         need = sum(array.nbytes for array in arrays.values())
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cure = "free some space" if full else "make the directory writable"
         raise CheckpointError(
             f"{final}: cannot be written: {error.strerror or error}; the state has {need} bytes, "
-            f"the disk {_free_bytes(directory)} free. Hint: free some space; earlier checkpoints "
-            "are untouched and `orchestrator resume` continues from them."
+            f"the disk {_free_bytes(directory)} free. Hint: {cure}; earlier checkpoints are "
+            "untouched and `orchestrator resume` continues from them."
         ) from error
     return final
 
@@ -270,7 +274,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint; CheckpointError when it is missing or not one."""
     file = path / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(file.read_bytes())
+        data = file.read_bytes()
+        manifest: dict[str, Any] = json.loads(data)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: is missing; the checkpoint is not whole.") from None
     except (OSError, ValueError) as error:
@@ -278,6 +283,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         sound = (
             manifest["format"] == FORMAT
+            and manifest["seal"] == _seal(manifest)
+            and data.endswith(b"}\n")
             and isinstance(manifest["step"], int)
             and (manifest["epoch"] is None or isinstance(manifest["epoch"], int))
             and isinstance(manifest["metrics"], dict)
@@ -289,8 +296,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise CheckpointError(f"{file}: is not a manifest of format {FORMAT} for this directory.")
+        raise CheckpointError(
+            f"{file}: is damaged, or is no manifest of format {FORMAT} for this directory."
+        )
     return manifest
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """sha256 of all a manifest says, so that a flipped bit in it is seen too."""
+    said = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def clean(directory: Path) -> list[Path]:

@@ -109,6 +109,19 @@ def explain(
             reason = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
             text = f"{dotted}: {reason}" if dotted else reason
             text = text if text.endswith(".") else text + "."
+        elif kind == "union_tag_not_found":
+            tag = item["ctx"]["discriminator"].strip("'")
+            text = f"missing key '{dotted}.{tag}'; it decides which other keys there are."
+        elif kind == "union_tag_invalid":
+            tag = item["ctx"]["discriminator"].strip("'")
+            path = (*path, tag)
+            options = re.findall(r"'([^']*)'", item["ctx"]["expected_tags"])
+            close = did_you_mean(item["ctx"]["tag"], options)
+            hint = f" Hint: did you mean '{close}'?" if close else ""
+            text = (
+                f"{dotted}.{tag}: got the text {item['ctx']['tag']!r}; expected "
+                f"{' or '.join(map(repr, options))}.{hint}"
+            )
         elif kind in {"literal_error", "enum"}:
             options = re.findall(r"'([^']*)'", item["ctx"]["expected"])
             close = did_you_mean(str(item["input"]), options)
@@ -118,7 +131,10 @@ def explain(
             )
         else:
             text = f"{dotted}: got {_show(item['input'])}; {_expected(kind, item['msg'])}."
-        lines[f"{source.where(path)}: {text}"] = None
+        where = source.where(path)
+        # `--set seed: seed: got ...` would say it twice.
+        text = text.removeprefix(f"{dotted}: ") if where == f"--set {dotted}" else text
+        lines[f"{where}: {text}"] = None
     return list(lines)
 
 
@@ -218,6 +234,9 @@ class _Reader:
             raise ConfigError(f"{where}: an alias contains itself; expected a finite value.")
         if self._count > _MAX_VALUES:
             raise ConfigError(f"{where}: aliases unfold to over {_MAX_VALUES} values.")
+        plain = "map" if isinstance(node, yaml.MappingNode) else "seq"
+        if not isinstance(node, yaml.ScalarNode) and node.tag != f"tag:yaml.org,2002:{plain}":
+            raise ConfigError(f"{where}: the tag {node.tag} is not supported; expected plain YAML.")
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -285,7 +304,7 @@ def _check_profile(
     for key in [key for key in data if key not in PROFILE_KEYS]:
         where = marks.get((key,), file)
         if key in JobSpec.model_fields:
-            hint = " Hint: a profile says where a job runs; what runs belongs into the spec."
+            hint = ". Hint: a profile says where a job runs; what runs belongs into the spec."
         else:
             hint = _suggest(key, PROFILE_KEYS)
         problems.append(f"{where}: unknown key '{key}' in a profile{hint or '.'}")
@@ -413,7 +432,7 @@ def _is_model(kind: Any) -> bool:
 def by_line(problem: str) -> tuple[str, int]:
     """Order of problems: by file and line."""
     placed = re.match(r"(.*?):(\d+):", problem)
-    return (placed[1], int(placed[2])) if placed else (problem, 0)
+    return (placed[1], int(placed[2])) if placed else (problem.partition(": ")[0], 0)
 
 
 def _suggest(wrong: str, known: Sequence[str]) -> str:
