@@ -230,7 +230,7 @@ class MNIST(Dataset[tuple[Any, int]]):
         if download:
             from tensorlib.vision.weights import fetch
 
-            return Path(fetch(f"{self.url}{name}.gz", self.sha256[kind], root / f"{name}.gz"))
+            return fetch(f"{self.url}{name}.gz", self.sha256[kind], cache_dir=root)
         raise FileNotFoundError(
             f"{type(self).__name__}: {name}.gz or {name} is neither in "
             f"{' nor in '.join(str(folder) for folder in folders)}. Hint: {self.hint}"
@@ -287,6 +287,12 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
                 raise DatasetError(f"{path}: truncated inside the header of {head[3]} dimensions")
             shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
             expected = math.prod(shape) * dtype.itemsize
+            # before anything is allocated: gzip packs at most 1032 bytes into one
+            size = os.path.getsize(path)
+            if expected > size * (1032 if compressed else 1):
+                raise DatasetError(
+                    f"{path}: truncated: {size} bytes cannot hold shape {shape} of {dtype.name}"
+                )
             body = stream.read(expected + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DatasetError(f"{path}: damaged gzip file: {error}") from error
@@ -299,7 +305,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _files(folder: str, extensions: tuple[str, ...]) -> list[str]:
-    found = []
+    found: list[str] = []
     for directory, _, names in sorted(os.walk(folder, followlinks=True)):
         matching = [name for name in sorted(names) if name.lower().endswith(extensions)]
         found.extend(os.path.join(directory, name) for name in matching)
@@ -325,7 +331,7 @@ def _numbers(column: Any, name: Any, where: str) -> np.ndarray:
             f"{where}: column {name!r}, row {bad[0] + 1}: {column.iloc[bad[0]]!r} is not a number "
             f"({bad.size} of {len(column)} rows); expected numbers without gaps"
         )
-    return values.to_numpy(np.float32)
+    return np.asarray(values.to_numpy(np.float32))
 
 
 def _labels(column: Any, name: Any, where: str) -> tuple[np.ndarray, list[str] | None]:

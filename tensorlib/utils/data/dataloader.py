@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from itertools import islice
-from queue import SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, Any
+
+from tensorlib.utils.workers import Workers
 
 from .collate import default_collate
 from .dataset import batch_getter, length
@@ -221,7 +221,7 @@ class _Batches(Iterator[Any]):
         self._loader = loader
         self._epoch = loader.epoch
         self._indices = loader._remaining()
-        self._workers = _Threads(loader.num_workers) if loader.num_workers else None
+        self._workers = Workers(loader.num_workers, "DataLoader") if loader.num_workers else None
         self._pending: deque[tuple[int, Future[Any]]] = deque()
         self._closed = False
 
@@ -269,7 +269,7 @@ class _Batches(Iterator[Any]):
             loader.dataset, loader.collate_fn, indices, loader.seed, self._epoch
         )
 
-    def _collect(self, workers: _Threads) -> tuple[int, Any]:
+    def _collect(self, workers: Workers) -> tuple[int, Any]:
         loader = self._loader
         ahead = loader.num_workers * loader.prefetch_factor
         for indices in islice(self._indices, ahead - len(self._pending)):
@@ -288,44 +288,6 @@ class _Batches(Iterator[Any]):
                 f"{size} samples (epoch {self._epoch}, after {loader._taken} samples); "
                 "expected a data set that returns"
             ) from error
-
-
-class _Threads:
-    """Threads that run submitted calls in order of submission.
-
-    Not concurrent.futures' pool: that one joins its threads at exit, so a data set that hangs would
-    keep the process from ending after its timeout was reported.
-    """
-
-    def __init__(self, count: int):
-        self._tasks: SimpleQueue[Any] = SimpleQueue()
-        self._threads = [
-            Thread(target=_work, args=(self._tasks,), name=f"DataLoader-{i}", daemon=True)
-            for i in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._tasks.put((future, function, arguments))
-        return future
-
-    def close(self) -> None:
-        for _ in self._threads:
-            self._tasks.put(None)
-
-
-def _work(tasks: SimpleQueue[Any]) -> None:
-    while (task := tasks.get()) is not None:
-        future, function, arguments = task
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-        del task, future, function, arguments  # hold no batch while waiting for the next one
 
 
 def _fetch(

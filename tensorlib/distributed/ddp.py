@@ -1,0 +1,335 @@
+"""DistributedDataParallel: every rank its batch, all ranks the same gradients.
+
+Gradients are averaged over *ranks*. That is the mean over all samples only when the ranks' batches
+are equally large; for uneven ones (the last batch) sum the loss over the rank's samples and
+multiply it by `loss_weight(count)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tensorlib.autograd import bump
+from tensorlib.nn.module import Module
+from tensorlib.nn.parameter import Parameter
+from tensorlib.tensor import Tensor
+from tensorlib.utils.workers import Workers
+
+from . import objects
+from .communicator import Communicator, ReduceOp
+from .process_group import get_communicator
+
+_FIRST_BUCKET_BYTES = 1 << 20  # a small first bucket lets communication start early
+
+
+class DistributedDataParallel(Module):
+    """Wraps `module` so that backward leaves the gradients' average over ranks in `.grad`.
+
+    At construction all ranks take over rank 0's parameters and buffers. Gradients are copied into
+    buckets, from the last parameter to the first; a full bucket is reduced by a thread while
+    backward goes on, always in the same order and with sums in rank order, so parameters stay equal
+    to the bit on all ranks. `state_dict` has torch's prefix `module.`.
+
+    Args:
+        broadcast_buffers: in training, take over rank 0's buffers before each forward. After the
+            last step the ranks' running statistics differ by one batch: call `sync_buffers()`
+            on all ranks before evaluating or saving.
+        bucket_cap_mb: size of a bucket in MiB.
+        find_unused_parameters: look for parameters that an output does not depend on, in every
+            forward; they contribute zeros. Otherwise such parameters are an error that names them.
+        process_group: a Communicator; default the process group's.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        broadcast_buffers: bool = True,
+        process_group: Communicator | None = None,
+        bucket_cap_mb: float = 25.0,
+        find_unused_parameters: bool = False,
+    ):
+        super().__init__()
+        if bucket_cap_mb <= 0:
+            raise ValueError(
+                f"DistributedDataParallel: bucket_cap_mb={bucket_cap_mb}; expected more than 0"
+            )
+        self.module = module
+        self.broadcast_buffers = broadcast_buffers
+        self.find_unused_parameters = find_unused_parameters
+        self.require_backward_grad_sync = True
+        self.process_group = get_communicator() if process_group is None else process_group
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if not named:
+            raise RuntimeError(
+                "DistributedDataParallel: the module has no parameter that requires a gradient; "
+                "expected at least one. Hint: use the module itself"
+            )
+        _check_same_model(module, self.process_group)
+        with_buffers: list[Tensor] = [*module.parameters(), *module.buffers()]
+        _broadcast(with_buffers, self.process_group)
+        self._reducer = (
+            _Reducer(named, self.process_group, int(bucket_cap_mb * (1 << 20)))
+            if self.process_group.world_size > 1
+            else None
+        )
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        reducer, sync = self._reducer, self.require_backward_grad_sync
+        if reducer is None:
+            return self.module(*inputs, **kwargs)
+        if sync and self.training and self.broadcast_buffers:
+            self.sync_buffers()
+        output = self.module(*inputs, **kwargs)
+        if self.training:
+            reducer.prepare(output, sync, self.find_unused_parameters)
+        return output
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Forward and backward inside add up gradients on each rank, without communication."""
+        before, self.require_backward_grad_sync = self.require_backward_grad_sync, False
+        try:
+            yield
+        finally:
+            self.require_backward_grad_sync = before
+
+    def sync_buffers(self) -> None:
+        """Take over rank 0's buffers. All ranks call it."""
+        _broadcast(list(self.module.buffers()), self.process_group)
+
+
+def loss_weight(count: int, process_group: Communicator | None = None) -> float:
+    """What to multiply a loss with that is *summed* over this rank's `count` samples.
+
+    The averaged gradients are then those of the mean over the samples of all ranks:
+    `world_size / total count`. All ranks call it; a rank may have no samples.
+    """
+    group = get_communicator() if process_group is None else process_group
+    total = np.array([count], np.int64)
+    group.all_reduce(total)
+    if total[0] <= 0:
+        raise ValueError("loss_weight: no rank has a sample; expected at least one")
+    return group.world_size / int(total[0])
+
+
+class _Bucket:
+    """Some parameters' gradients as one array."""
+
+    def __init__(self, parameters: list[tuple[int, Parameter]]):
+        self.indices = [index for index, _ in parameters]
+        self.missing = set(self.indices)
+        ends = np.cumsum([parameter.array.size for _, parameter in parameters]).tolist()
+        self.flat = np.zeros(ends[-1], parameters[0][1].array.dtype)
+        self.views = {
+            index: self.flat[end - parameter.array.size : end].reshape(parameter.array.shape)
+            for (index, parameter), end in zip(parameters, ends, strict=True)
+        }
+
+
+class _Reducer:
+    """Watches backward, reduces buckets in order, and puts the averages back."""
+
+    def __init__(self, named: list[tuple[str, Parameter]], group: Communicator, cap_bytes: int):
+        self._names = [name for name, _ in named]
+        self._parameters = [parameter for _, parameter in named]
+        self._index = {id(parameter): i for i, parameter in enumerate(self._parameters)}
+        self._group = group
+        self._buckets = _make_buckets(self._parameters, cap_bytes)
+        self._bucket_of = {i: bucket for bucket in self._buckets for i in bucket.indices}
+        self._unused: set[int] = set()
+        self._share_unused = False
+        self._sync = True
+        self._checked = False
+        self._reductions: list[Future[Any]] = []
+        self._worker = Workers(1, "DistributedDataParallel")
+        for index, parameter in enumerate(self._parameters):
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, index=index: self._on_gradient(index)
+            )
+
+    def prepare(self, output: Any, sync: bool, find_unused: bool) -> None:
+        """After a forward: what its backward will bring."""
+        if sync and self._sync:
+            self._check_complete()
+        self._sync = sync
+        if not sync or not (find_unused or not self._checked):
+            return
+        roots = [tensor for tensor in _tensors(output) if tensor.requires_grad]
+        if not roots:  # under no_grad: there will be no backward
+            return
+        used = {self._index[i] for i in _leaves(roots) if i in self._index}
+        self._unused = set(range(len(self._parameters))) - used
+        if self._unused and not find_unused:
+            raise RuntimeError(
+                "DistributedDataParallel: the output does not depend on the parameters "
+                f"{self._name(self._unused)}. Hint: pass find_unused_parameters=True, or call "
+                "requires_grad_(False) on them before wrapping the module"
+            )
+        self._checked, self._share_unused = True, find_unused
+        self._arm()
+
+    def _arm(self) -> None:
+        self._reductions = []
+        for bucket in self._buckets:
+            bucket.missing = set(bucket.indices) - self._unused
+
+    def _check_complete(self) -> None:
+        missing = set().union(*(bucket.missing for bucket in self._buckets))
+        if missing and len(missing) + len(self._unused) < len(self._parameters):
+            raise RuntimeError(
+                "DistributedDataParallel: the backward before brought no gradients for the "
+                f"parameters {self._name(missing)}, so gradients were not reduced. Hint: pass "
+                "find_unused_parameters=True, and use every output of the module in the loss"
+            )
+
+    def _on_gradient(self, index: int) -> None:
+        if not self._sync:
+            return
+        bucket = self._bucket_of[index]
+        if index not in bucket.missing:
+            raise RuntimeError(
+                f"DistributedDataParallel: {self._names[index]} got a second gradient before the "
+                "others got their first. Hint: run all backward passes but the last in no_sync()"
+            )
+        gradient = self._parameters[index].grad
+        assert gradient is not None
+        bucket.views[index][...] = gradient.array
+        bucket.missing.discard(index)
+        while (done := len(self._reductions)) < len(self._buckets):
+            following = self._buckets[done]
+            if following.missing:
+                return
+            self._launch(following)
+        self._finish()
+
+    def _launch(self, bucket: _Bucket) -> None:
+        for index in self._unused.intersection(bucket.indices):
+            kept = self._parameters[index].grad  # of earlier micro-batches
+            bucket.views[index][...] = 0 if kept is None else kept.array
+        self._reductions.append(
+            self._worker.submit(self._group.all_reduce, bucket.flat, ReduceOp.AVG)
+        )
+
+    def _finish(self) -> None:
+        """Wait for the reductions and hand out the averages."""
+        for reduction in self._reductions:
+            reduction.result()
+        nowhere: set[int] = set()
+        if self._share_unused:
+            used = np.array(
+                [
+                    i not in self._unused or parameter.grad is not None
+                    for i, parameter in enumerate(self._parameters)
+                ]
+            )
+            self._group.all_reduce(used, ReduceOp.MAX)
+            nowhere = set(np.flatnonzero(~used).tolist())
+        for bucket in self._buckets:
+            for index, average in bucket.views.items():
+                parameter = self._parameters[index]
+                if index in nowhere:
+                    continue
+                if parameter.grad is None:
+                    parameter.grad = Tensor._wrap(average.copy())
+                else:
+                    parameter.grad.array[...] = average
+        self._arm()
+
+    def _name(self, indices: Iterable[int]) -> str:
+        names = [self._names[i] for i in sorted(indices)]
+        return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _make_buckets(parameters: list[Parameter], cap_bytes: int) -> list[_Bucket]:
+    """From the last parameter to the first, in order; one dtype per bucket."""
+    groups: list[list[tuple[int, Parameter]]] = []
+    size, limit = 0, min(_FIRST_BUCKET_BYTES, cap_bytes)
+    for index in reversed(range(len(parameters))):
+        parameter = parameters[index]
+        same = bool(groups) and groups[-1][0][1].array.dtype == parameter.array.dtype
+        if not same or size + parameter.array.nbytes > limit:
+            limit = cap_bytes if groups else limit
+            groups.append([])
+            size = 0
+        groups[-1].append((index, parameter))
+        size += parameter.array.nbytes
+    return [_Bucket(group) for group in groups]
+
+
+def _check_same_model(module: Module, group: Communicator) -> None:
+    """All ranks must wrap the same model, else buckets would not match."""
+    mine = [
+        [name, list(value.shape), str(value.dtype)]
+        for name, value in [*module.named_parameters(), *module.named_buffers()]
+    ]
+    everyone = [objects.loads(part) for part in group.all_gather_bytes(objects.dumps(mine))]
+    for rank, theirs in enumerate(everyone):
+        if theirs == everyone[0]:
+            continue
+        here = [entry for entry in theirs if entry not in everyone[0]]
+        there = [entry for entry in everyone[0] if entry not in theirs]
+        raise RuntimeError(
+            f"DistributedDataParallel: rank {rank} has another model than rank 0: "
+            f"{len(theirs)} and {len(everyone[0])} parameters and buffers, "
+            f"{here[:3]} instead of {there[:3]}; expected the same model on all ranks"
+        )
+
+
+def _broadcast(tensors: list[Tensor], group: Communicator) -> None:
+    """Rank 0's values into all ranks' tensors, one message per dtype."""
+    if group.world_size == 1:
+        return
+    by_dtype: dict[np.dtype[Any], list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.array.dtype, []).append(tensor)
+    for dtype, members in by_dtype.items():
+        flat = np.empty(sum(tensor.array.size for tensor in members), dtype)
+        if group.rank == 0:
+            np.concatenate([tensor.array.reshape(-1) for tensor in members], out=flat)
+        group.broadcast(flat)
+        if group.rank == 0:
+            continue
+        start = 0
+        for tensor in members:
+            array = tensor.array
+            array[...] = flat[start : start + array.size].reshape(array.shape)
+            bump(tensor)
+            start += array.size
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The Tensors in a module's output."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif hasattr(value, "__dict__"):
+        for item in vars(value).values():
+            yield from _tensors(item)
+
+
+def _leaves(roots: list[Tensor]) -> set[int]:
+    """The ids of the leaves that the roots depend on."""
+    found = {id(root) for root in roots if root.grad_fn is None}
+    stack = [root.grad_fn for root in roots if root.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        for function, _ in stack.pop().next_functions:
+            if function is None:
+                continue
+            variable = getattr(function, "variable", None)
+            if variable is not None:
+                found.add(id(variable))
+            elif function not in seen:
+                seen.add(function)
+                stack.append(function)
+    return found
