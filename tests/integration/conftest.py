@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +141,68 @@ def digit_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "jobs.data.digits", str(folder)], cwd=ROOT, check=True, timeout=60
     )
     return folder
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    token: str
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in held]
+    for server in held:
+        server.close()
+    return ports
+
+
+def answers(head: Head, token: str | None) -> int:
+    """The HTTP status of the jobs page; 0 while nobody listens."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{head.address}/api/jobs/", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=2) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    gcs, dashboard, client = free_ports(3)
+    token = secrets.token_hex(32)
+    found = Head(f"http://127.0.0.1:{dashboard}", token)
+    ray = str(Path(sys.executable).parent / "ray")
+    options = {
+        "port": gcs,
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "ray-client-server-port": client,
+        "node-ip-address": "127.0.0.1",
+        "num-cpus": 2,
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "dashboard-agent-listen-port": 0,
+        "metrics-export-port": 0,
+    }
+    # Ray's sockets live below its temporary directory, and a socket's path is short.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        command = [ray, "start", "--head", "--block", "--disable-usage-stats"]
+        command += [f"--temp-dir={folder}", *(f"--{k}={v}" for k, v in options.items())]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment(Path(folder), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token),
+            start_new_session=True,
+        )
+        try:
+            wait_for("the Ray head", lambda: answers(found, token) == 200, 90)
+            yield found
+        finally:
+            process.terminate()
+            process.wait(60)

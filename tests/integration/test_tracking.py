@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import DIGITS, cli, environment, result_of, wait_for
-from .test_submit import free_ports
+from .conftest import DIGITS, cli, environment, free_ports, result_of, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
