@@ -18,6 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
+from tensorlib.errors import TensorlibError
+
 __all__ = ["WEIGHTS", "FetchError", "Weights", "default_cache", "fetch", "get_weights", "imagenet"]
 
 Progress = Callable[[int, int | None], None]
@@ -26,7 +28,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CHUNK_BYTES = 1 << 18
 
 
-class FetchError(OSError):
+class FetchError(TensorlibError, OSError):
     """A file could not be downloaded or is not the one that was asked for."""
 
 

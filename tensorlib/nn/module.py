@@ -1,0 +1,584 @@
+"""Module: a tree of parameters, buffers and children with one `forward`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+import tensorlib
+from tensorlib.errors import TensorlibError
+from tensorlib.nn.hooks import BackwardHooks, Hooks, RemovableHandle
+from tensorlib.nn.parameter import Buffer, Parameter
+from tensorlib.tensor import Tensor
+
+__all__ = ["IncompatibleKeys", "Module", "StateDictError"]
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+class StateDictError(TensorlibError, RuntimeError):
+    """A state dict does not fit a module. The message lists every name that is wrong."""
+
+
+class _IncompatibleKeys(NamedTuple):
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class IncompatibleKeys(_IncompatibleKeys):
+    """What `load_state_dict(strict=False)` left out."""
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return super().__repr__()
+
+    __str__ = __repr__
+
+
+class Module:
+    """Base class of all layers and models. Subclasses assign parameters and children in
+    `__init__` and define `forward`; calling the module runs `forward` and its hooks.
+    """
+
+    training: bool
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, Tensor | None]
+    _modules: dict[str, Module | None]
+    # raised when the meaning of a state dict changes; stored in its metadata as torch does
+    _version = 1
+
+    def __init__(self) -> None:
+        set_plain = super().__setattr__
+        set_plain("training", True)
+        set_plain("_parameters", {})
+        set_plain("_buffers", {})
+        set_plain("_non_persistent_buffers_set", set())
+        set_plain("_modules", {})
+        set_plain("_hooks", None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            f'Module [{type(self).__name__}] is missing the required "forward" function.'
+            " Hint: define forward(self, ...) in the class."
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._hooks is None:
+            return self.forward(*args, **kwargs)
+        return self._hooks.call(self, args, kwargs)
+
+    # --- registration ------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        state = self.__dict__
+        if isinstance(value, Parameter):
+            self.register_parameter(name, value)
+        elif isinstance(value, Module):
+            self.register_module(name, value)
+        elif isinstance(value, Buffer):
+            self.register_buffer(name, value, value.persistent)
+        elif name in state.get("_parameters", ()):
+            if value is not None:
+                raise TypeError(
+                    f"{type(self).__name__}.{name}: cannot assign a {type(value).__name__} as"
+                    " parameter; expected nn.Parameter or None. Hint: wrap it in nn.Parameter."
+                )
+            state["_parameters"][name] = None
+        elif name in state.get("_modules", ()):
+            if value is not None:
+                raise TypeError(
+                    f"{type(self).__name__}.{name}: cannot assign a {type(value).__name__} as"
+                    " child module; expected nn.Module or None."
+                )
+            state["_modules"][name] = None
+        elif name in state.get("_buffers", ()):
+            self.register_buffer(name, value, name not in self._non_persistent_buffers_set)
+        else:
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # only called when the name is no plain attribute
+        state = self.__dict__
+        for table in _TABLES:
+            if name in state.get(table, ()):
+                return state[table][name]
+        hint = "" if "_parameters" in state else " Hint: call super().__init__() first."
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'.{hint}")
+
+    def __delattr__(self, name: str) -> None:
+        for table in _TABLES:
+            if name in self.__dict__[table]:
+                del self.__dict__[table][name]
+                self._non_persistent_buffers_set.discard(name)
+                return
+        super().__delattr__(name)
+
+    def __dir__(self) -> list[str]:
+        names = [*super().__dir__(), *self._parameters, *self._buffers, *self._modules]
+        return sorted({name for name in names if name.isidentifier()})
+
+    def _claim(self, table: str, name: str, kind: str) -> None:
+        """Check that `name` may enter `table` and take it out of every other place."""
+        if table not in self.__dict__:
+            raise AttributeError(
+                f"cannot assign {kind} before Module.__init__() call."
+                " Hint: call super().__init__() first in __init__."
+            )
+        if not isinstance(name, str):
+            raise TypeError(f"{kind} name is a {type(name).__name__}; expected a string.")
+        if not name or "." in name:
+            raise KeyError(f'{kind} name {name!r} is empty or contains "."; expected an identifier')
+        for other in _TABLES:
+            if other != table:
+                self.__dict__[other].pop(name, None)
+        if table != "_buffers":
+            self._non_persistent_buffers_set.discard(name)
+        self.__dict__.pop(name, None)
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter; None keeps the name free of a value (and out of the state dict)."""
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(
+                f"cannot assign a {type(param).__name__} to parameter {name!r}; expected"
+                " nn.Parameter or None."
+            )
+        if param is not None and param.grad_fn is not None:
+            raise ValueError(
+                f"cannot assign a non-leaf tensor to parameter {name!r}; expected a leaf."
+                " Hint: nn.Parameter(tensor.detach())."
+            )
+        self._claim("_parameters", name, "parameters")
+        self._parameters[name] = param
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is state but no parameter; `persistent=False` keeps it unsaved."""
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"cannot assign a {type(tensor).__name__} as buffer {name!r}; expected a Tensor or"
+                " None."
+            )
+        self._claim("_buffers", name, "buffers")
+        self._buffers[name] = tensor
+        if persistent:
+            self._non_persistent_buffers_set.discard(name)
+        else:
+            self._non_persistent_buffers_set.add(name)
+
+    def register_module(self, name: str, module: Module | None) -> None:
+        """Add a child."""
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"{type(module).__name__} is not a Module subclass")
+        self._claim("_modules", name, "module")
+        self._modules[name] = module
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a child; the same as `register_module`."""
+        self.register_module(name, module)
+
+    # --- walking the tree ----------------------------------------------------------------------
+
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module and everything below it, with dotted names, parents first."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name, child in self._modules.items():
+            if child is not None:
+                below = f"{prefix}.{name}" if prefix else name
+                yield from child.named_modules(memo, below, remove_duplicate)
+
+    def modules(self) -> Iterator[Module]:
+        for _, module in self.named_modules():
+            yield module
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        seen = set()
+        for name, child in self._modules.items():
+            if child is not None and child not in seen:
+                seen.add(child)
+                yield name, child
+
+    def children(self) -> Iterator[Module]:
+        for _, child in self.named_children():
+            yield child
+
+    def _named_members(
+        self, table: str, prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        modules = (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+            if recurse
+            else [(prefix, self)]
+        )
+        for path, module in modules:
+            for name, value in module.__dict__[table].items():
+                if value is None or id(value) in seen:
+                    continue
+                if remove_duplicate:
+                    seen.add(id(value))
+                yield (f"{path}.{name}" if path else name), value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Parameters with their dotted names; a shared one appears once."""
+        return self._named_members("_parameters", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        for _, parameter in self.named_parameters(recurse=recurse):
+            yield parameter
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Buffers with their dotted names; a shared one appears once."""
+        return self._named_members("_buffers", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        for _, buffer in self.named_buffers(recurse=recurse):
+            yield buffer
+
+    def get_submodule(self, target: str) -> Module:
+        """The module at a dotted path; "" is this module. Raises AttributeError."""
+        module: Module = self
+        for name in target.split(".") if target else ():
+            child = getattr(module, name)
+            if not isinstance(child, Module):
+                raise AttributeError(f"`{name}` in {target!r} is not an nn.Module")
+            module = child
+        return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter at a dotted path. Raises AttributeError."""
+        path, _, name = target.rpartition(".")
+        value = getattr(self.get_submodule(path), name)
+        if not isinstance(value, Parameter):
+            raise AttributeError(f"`{name}` in {target!r} is not an nn.Parameter")
+        return value
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer at a dotted path. Raises AttributeError."""
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        value = getattr(module, name)
+        if name not in module._buffers or not isinstance(value, Tensor):
+            raise AttributeError(f"`{name}` in {target!r} is not a buffer")
+        return value
+
+    def apply(self, fn: Callable[[Module], object]) -> Self:
+        """Call `fn` on every module, children first; returns self."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    # --- mode, device and dtype ------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode (dropout drops, batch norm uses the batch) here and below."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"training mode is {mode!r}; expected a bool")
+        self.training = mode
+        for child in self.children():
+            child.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Set evaluation mode here and below."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze (False) or unfreeze all parameters."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of all parameters, or fill them with zeros."""
+        for parameter in self.parameters():
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad = parameter.grad.detach()
+                parameter.grad.zero_()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """Replace the values of all parameters, gradients and buffers by `fn` of them."""
+        for child in self.children():
+            child._apply(fn)
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                grad = parameter.grad
+                parameter.data = fn(parameter.data)
+                parameter.grad = None if grad is None else fn(grad)
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                self._buffers[name] = fn(buffer)
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device and/or cast floating point state: `to(device)`, `to(dtype)`,
+        `to(device, dtype)`, `to(tensor)`. In place; returns self.
+        """
+        device, dtype = _to_arguments(args, kwargs)
+        if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+            raise TypeError(
+                f"nn.Module.to only accepts floating point or complex dtypes, but got {dtype}"
+            )
+
+        def convert(tensor: Tensor) -> Tensor:
+            with tensorlib.no_grad():
+                if device is not None:
+                    tensor = tensor.to(device)
+                cast = dtype is not None and (
+                    tensor.dtype.is_floating_point or tensor.dtype.is_complex
+                )
+                return tensor.to(dtype) if cast else tensor
+
+        return self._apply(convert)
+
+    def float(self) -> Self:
+        """Cast floating point state to float32."""
+        return self.to(tensorlib.float32)
+
+    def double(self) -> Self:
+        """Cast floating point state to float64."""
+        return self.to(tensorlib.float64)
+
+    def half(self) -> Self:
+        """Cast floating point state to float16."""
+        return self.to(tensorlib.float16)
+
+    def cpu(self) -> Self:
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        return self.to("cuda" if device is None else device)
+
+    # --- state dict ------------------------------------------------------------------------------
+
+    def _own_state(self) -> Iterator[tuple[str, Parameter | Tensor]]:
+        for name, parameter in self._parameters.items():
+            if parameter is not None:
+                yield name, parameter
+        for name, buffer in self._buffers.items():
+            if buffer is not None and name not in self._non_persistent_buffers_set:
+                yield name, buffer
+
+    def get_extra_state(self) -> Any:
+        """Override, with `set_extra_state`, to keep more than tensors in the state dict."""
+        raise NotImplementedError
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take back what `get_extra_state` gave."""
+        raise NotImplementedError
+
+    def state_dict(
+        self,
+        *,
+        destination: OrderedDict[str, Any] | None = None,
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> OrderedDict[str, Any]:
+        """All parameters and persistent buffers by dotted name, sharing their memory.
+
+        `keep_vars=True` gives the tensors themselves instead of detached ones.
+        """
+        if destination is None:
+            destination = OrderedDict()
+            vars(destination)["_metadata"] = OrderedDict()
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            metadata[prefix[:-1]] = {"version": self._version}
+        for name, value in self._own_state():
+            destination[prefix + name] = value if keep_vars else value.detach()
+        if type(self).get_extra_state is not Module.get_extra_state:
+            destination[f"{prefix}_extra_state"] = self.get_extra_state()
+        for name, child in self._modules.items():
+            if child is not None:
+                child.state_dict(
+                    destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
+                )
+        return destination
+
+    def _upgrade_state(self, state: dict[str, Any], prefix: str, version: int | None) -> None:
+        """Rewrite entries that an older version of this class saved."""
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
+        """Copy values from `state_dict` (Tensors or arrays) into this module.
+
+        Args:
+            state_dict: names as `state_dict()` gives them.
+            strict: refuse missing and unexpected names; otherwise they are returned.
+            assign: take the tensors themselves instead of copying their values.
+
+        Raises StateDictError listing every missing, unexpected and mis-shaped name; nothing has
+        been copied then.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"load_state_dict: got a {type(state_dict).__name__}; expected a dict of tensors"
+            )
+        state = dict(state_dict)
+        metadata = getattr(state_dict, "_metadata", None) or {}
+        targets: dict[str, tuple[Module, str, Tensor | None]] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            prefix = f"{path}." if path else ""
+            module._upgrade_state(state, prefix, metadata.get(path, {}).get("version"))
+            for name, value in module._own_state():
+                targets[prefix + name] = (module, name, value)
+            if type(module).set_extra_state is not Module.set_extra_state:
+                targets[f"{prefix}_extra_state"] = (module, "_extra_state", None)
+
+        missing = [name for name in targets if name not in state]
+        unexpected = [name for name in state if name not in targets]
+        values: dict[str, Tensor] = {}
+        wrong = []
+        for name, (_, _, target) in targets.items():
+            if name in state and target is not None:
+                problem = _fit(name, state[name], target, values)
+                if problem:
+                    wrong.append(problem)
+        if wrong or (strict and (missing or unexpected)):
+            raise StateDictError(_describe(self, missing, unexpected, wrong, strict))
+        with tensorlib.no_grad():
+            for name, (module, key, target) in targets.items():
+                if name not in state:
+                    continue
+                if target is None:
+                    module.set_extra_state(state[name])
+                elif assign:
+                    module._assign(key, values[name], target)
+                else:
+                    target.copy_(values[name])
+        return IncompatibleKeys(missing, unexpected)
+
+    def _assign(self, name: str, value: Tensor, target: Tensor) -> None:
+        if isinstance(target, Parameter):
+            if isinstance(value, Parameter):
+                value.requires_grad_(target.requires_grad)
+            else:
+                value = Parameter(value, target.requires_grad)
+        setattr(self, name, value)
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    def _make_hooks(self) -> Hooks:
+        if self._hooks is None:
+            self.__dict__["_hooks"] = Hooks()
+        hooks: Hooks = self.__dict__["_hooks"]
+        return hooks
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call `hook(module, args)` before forward; what it returns replaces the arguments.
+
+        With `with_kwargs`, `hook(module, args, kwargs)` returns None or (args, kwargs).
+        """
+        return self._make_hooks().before.add(hook, prepend, with_kwargs)
+
+    def register_forward_hook(
+        self,
+        hook: Callable[..., Any],
+        *,
+        prepend: bool = False,
+        with_kwargs: bool = False,
+        always_call: bool = False,
+    ) -> RemovableHandle:
+        """Call `hook(module, args, output)` after forward; what it returns replaces the output.
+
+        With `with_kwargs`, `hook(module, args, kwargs, output)`.
+        """
+        if always_call:
+            raise NotImplementedError("register_forward_hook: always_call=True is not supported")
+        return self._make_hooks().after.add(hook, prepend, with_kwargs)
+
+    def register_full_backward_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call `hook(module, grad_input, grad_output)` when the gradients of the inputs are
+        known; the tuple it returns replaces them. Keyword arguments have no gradients here.
+        """
+        return self._make_hooks().backward_hooks(BackwardHooks).add(hook, prepend, False)
+
+    # --- text ------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """The arguments shown inside the parentheses of `print(module)`."""
+        return ""
+
+    def _get_name(self) -> str:
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr()
+        lines = extra.split("\n") if extra else []
+        if len(lines) == 1 and not self._modules:
+            return f"{self._get_name()}({extra})"
+        for name, child in self._modules.items():
+            lines.append(f"({name}): {indent(repr(child))}")
+        body = "\n  " + "\n  ".join(lines) + "\n" if lines else ""
+        return f"{self._get_name()}({body})"
+
+
+def indent(text: str) -> str:
+    """`text` with every line but the first moved right by two."""
+    return text.replace("\n", "\n  ")
+
+
+def _to_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    given = dict(kwargs)
+    given.pop("non_blocking", None)  # copies here never block
+    device, dtype = given.pop("device", None), given.pop("dtype", None)
+    if given:
+        raise TypeError(f"Module.to: unexpected argument {next(iter(given))!r}")
+    for arg in args:
+        if isinstance(arg, Tensor):
+            device, dtype = arg.device, arg.dtype
+        elif isinstance(arg, tensorlib.dtype):
+            dtype = arg
+        elif arg is not None and not isinstance(arg, bool):
+            device = arg
+    return device, dtype
+
+
+def _fit(name: str, value: Any, target: Tensor, values: dict[str, Tensor]) -> str | None:
+    """Put `value` as a Tensor into `values`; the problem in words where it does not fit."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = Tensor._wrap(np.asarray(value))
+    if not isinstance(value, Tensor):
+        return f"{name}: a {type(value).__name__}, expected a tensor"
+    if tuple(target.shape) == () and tuple(value.shape) == (1,):
+        value = value[0]  # scalars were saved so before PyTorch 0.4
+    if tuple(value.shape) != tuple(target.shape):
+        return f"{name}: {tuple(value.shape)} in the state dict, {tuple(target.shape)} in the model"
+    values[name] = value
+    return None
+
+
+def _describe(
+    module: Module, missing: list[str], unexpected: list[str], wrong: list[str], strict: bool
+) -> str:
+    def block(title: str, names: list[str]) -> str:
+        return f"\n  {title} ({len(names)}):\n    " + "\n    ".join(names) if names else ""
+
+    text = f"load_state_dict: the state dict does not fit {type(module).__name__}:"
+    if strict:
+        text += block("missing", missing) + block("unexpected", unexpected)
+    text += block("wrong shape or type", wrong)
+    if strict and not wrong:
+        return text + "\nHint: strict=False loads what matches and returns the other names."
+    return text + "\nHint: build the model with the sizes the file was saved with."

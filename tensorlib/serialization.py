@@ -1,0 +1,183 @@
+"""torch's `.pth`/`.pt` files, read and written without torch; safetensors; whole-file saves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorlib.pth import LoadError, SaveError, UnsafePickleError, widen
+from tensorlib.pth.reader import MapLocation, read
+from tensorlib.pth.writer import write
+
+if TYPE_CHECKING:
+    from tensorlib.tensor import Tensor
+
+__all__ = [
+    "LoadError",
+    "SaveError",
+    "UnsafePickleError",
+    "load",
+    "load_safetensors",
+    "save",
+    "save_safetensors",
+]
+
+PathLike = str | os.PathLike[str]
+
+
+def load(
+    f: PathLike | IO[bytes], map_location: MapLocation = None, *, weights_only: bool = True
+) -> Any:
+    """Read an object saved by `torch.save` or by `save`, without torch and without running code.
+
+    Args:
+        f: a path, or a binary file that can seek.
+        map_location: where the tensors go: a device, or a dict from saved to wanted device.
+            None keeps each tensor's own device.
+        weights_only: only True; arbitrary pickles can run arbitrary code and are refused.
+
+    Tensors that shared a storage share memory again; strides and offsets are kept. bfloat16, which
+    NumPy does not have, comes back as float32 with the same values (exact).
+
+    Raises:
+        LoadError: damaged or truncated file, wrong checksum, another format, device not here.
+        UnsafePickleError: the file names something outside the allow-list; the name is given.
+        FileNotFoundError, IsADirectoryError: as `open`.
+    """
+    if weights_only is not True:
+        raise ValueError(
+            f"load: weights_only={weights_only!r} would run code from the file; expected True."
+            " Hint: in torch, save a state_dict(), which needs none."
+        )
+    if isinstance(f, str | os.PathLike):
+        where = f"load {os.fspath(f)}"
+        if os.path.isdir(f):
+            raise IsADirectoryError(f"{where}: is a directory; expected a .pth or .pt file.")
+        try:
+            file = open(f, "rb")  # noqa: SIM115 (closed by the with below)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{where}: no such file; expected a file written by torch.save or save."
+                f" Hint: the current directory is {os.getcwd()}."
+            ) from None
+        with file:
+            return read(file, where, map_location)
+    return read(f, "load", map_location)
+
+
+def save(obj: object, f: PathLike | IO[bytes]) -> None:
+    """Write `obj` in torch's zip format; `torch.load(f, weights_only=True)` and `load` read it.
+
+    Args:
+        obj: tensors, numbers, text, bytes, None and dicts, lists, tuples, sets of these, such as
+            the state_dict() of a module or an optimizer.
+        f: a path, written whole or not at all (temporary file, fsync, rename), or a binary file.
+
+    Tensors that are views of one array share one storage, as in torch. The bytes depend only on
+    `obj`. Raises SaveError for any other kind of object, naming its place in `obj`.
+    """
+    if not isinstance(f, str | os.PathLike):
+        write(obj, f)
+        return
+    with _whole_file(f) as file:
+        write(obj, file)
+
+
+@contextlib.contextmanager
+def _whole_file(path: PathLike) -> Iterator[IO[bytes]]:
+    """A file that appears under `path` complete and on disk, or not at all."""
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"save {path}: the folder {path.parent} does not exist. Hint: make it first."
+        ) from None
+    try:
+        with open(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# --- safetensors -----------------------------------------------------------------------------
+
+
+def save_safetensors(
+    tensors: Mapping[str, Any], f: PathLike, metadata: dict[str, str] | None = None
+) -> None:
+    """Write named tensors (or arrays) as safetensors, whole or not at all.
+
+    Views are written in full: the format has no shared storages.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    arrays = {}
+    for name, value in tensors.items():
+        array = np.asarray(value.detach().cpu().array if hasattr(value, "detach") else value)
+        if array.dtype.kind not in "biufc":
+            raise SaveError(
+                f"save_safetensors: {name!r} is a {type(value).__name__}; expected a tensor."
+            )
+        arrays[name] = np.ascontiguousarray(array).reshape(array.shape)
+    data = to_bytes(arrays, metadata)
+    with _whole_file(f) as file:
+        file.write(data)
+
+
+def load_safetensors(f: PathLike, device: Any = "cpu") -> dict[str, Tensor]:
+    """Read a safetensors file: names to tensors on `device`.
+
+    bfloat16 comes back as float32 with the same values. Raises LoadError for a damaged file.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    from tensorlib.tensor import Tensor
+
+    path = Path(f)
+    if not path.is_file():
+        raise FileNotFoundError(f"load_safetensors {path}: no such file.")
+    try:
+        members = deserialize(path.read_bytes())
+    except SafetensorError as error:
+        raise LoadError(
+            f"load_safetensors {path}: {error}; the file is damaged or is no safetensors file."
+        ) from error
+    tensors = {}
+    for name, member in members:
+        code = _SAFETENSORS.get(member["dtype"])
+        if code is None:
+            raise LoadError(
+                f"load_safetensors {path}: {name!r} has dtype {member['dtype']}; expected one of"
+                f" {', '.join(_SAFETENSORS)}."
+            )
+        data = np.frombuffer(bytearray(member["data"]), "<u2" if code == "bfloat16" else code)
+        array = (widen(data) if code == "bfloat16" else data).reshape(member["shape"])
+        tensor = Tensor._wrap(array)
+        tensors[name] = tensor if str(device) == "cpu" else tensor.to(device)
+    return tensors
+
+
+_SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4",
+    "I16": "<i2", "I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "?",
+    "C64": "<c8",
+}  # fmt: skip

@@ -1,0 +1,388 @@
+"""Each layer next to torch's: text, first weights, state dict, values and gradients."""
+
+import numpy as np
+import pytest
+
+import tensorlib
+from tensorlib import nn
+
+SEED = 1234
+
+# constructor, shape of the input
+LAYERS = {
+    "Linear": (lambda n: n.Linear(5, 3), (4, 5)),
+    "Linear without bias": (lambda n: n.Linear(5, 3, bias=False), (2, 4, 5)),
+    "Identity": (lambda n: n.Identity(54, unused=1), (3,)),
+    "Conv1d": (lambda n: n.Conv1d(3, 4, 3, padding=1), (2, 3, 9)),
+    "Conv1d strided": (
+        lambda n: n.Conv1d(4, 6, 3, 2, dilation=2, groups=2, bias=False),
+        (2, 4, 11),
+    ),
+    "Conv2d": (lambda n: n.Conv2d(3, 4, 3), (2, 3, 8, 7)),
+    "Conv2d options": (
+        lambda n: n.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=2, groups=2),
+        (2, 4, 9, 8),
+    ),
+    "Conv2d same": (lambda n: n.Conv2d(2, 3, 4, padding="same", bias=False), (2, 2, 6, 6)),
+    "Conv2d valid": (lambda n: n.Conv2d(2, 3, 3, padding="valid"), (2, 2, 6, 6)),
+    "Conv2d reflect": (
+        lambda n: n.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"),
+        (2, 2, 6, 5),
+    ),
+    "Conv2d replicate": (
+        lambda n: n.Conv2d(2, 3, 3, padding=(2, 1), padding_mode="replicate"),
+        (2, 2, 6, 5),
+    ),
+    "Conv2d circular": (
+        lambda n: n.Conv2d(2, 3, 4, padding="same", padding_mode="circular"),
+        (2, 2, 6, 5),
+    ),
+    "BatchNorm1d": (lambda n: n.BatchNorm1d(3), (5, 3)),
+    "BatchNorm1d 3d": (lambda n: n.BatchNorm1d(3, eps=1e-3, momentum=None), (5, 3, 4)),
+    "BatchNorm2d": (lambda n: n.BatchNorm2d(3, momentum=0.3), (4, 3, 5, 6)),
+    "BatchNorm2d plain": (lambda n: n.BatchNorm2d(3, affine=False), (4, 3, 5, 6)),
+    "BatchNorm2d untracked": (lambda n: n.BatchNorm2d(3, track_running_stats=False), (4, 3, 5, 6)),
+    "BatchNorm3d": (lambda n: n.BatchNorm3d(2), (3, 2, 2, 3, 4)),
+    "LayerNorm": (lambda n: n.LayerNorm(6), (4, 6)),
+    "LayerNorm 2 dims": (lambda n: n.LayerNorm([3, 4], bias=False), (5, 3, 4)),
+    "LayerNorm plain": (lambda n: n.LayerNorm((4,), elementwise_affine=False), (5, 3, 4)),
+    "GroupNorm": (lambda n: n.GroupNorm(2, 6), (3, 6, 4, 4)),
+    "GroupNorm plain": (lambda n: n.GroupNorm(3, 6, affine=False), (3, 6, 4)),
+    "MaxPool2d": (lambda n: n.MaxPool2d(2), (2, 3, 7, 6)),
+    "MaxPool2d options": (lambda n: n.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 3, 8, 8)),
+    "MaxPool2d dilated": (lambda n: n.MaxPool2d((2, 3), (1, 2), dilation=2), (2, 3, 8, 8)),
+    "AvgPool2d": (lambda n: n.AvgPool2d(2), (2, 3, 7, 6)),
+    "AvgPool2d options": (
+        lambda n: n.AvgPool2d((3, 2), 2, 1, ceil_mode=True, count_include_pad=False),
+        (2, 3, 8, 8),
+    ),
+    "AdaptiveAvgPool2d": (lambda n: n.AdaptiveAvgPool2d((1, 1)), (2, 3, 7, 6)),
+    "AdaptiveAvgPool2d uneven": (lambda n: n.AdaptiveAvgPool2d((3, None)), (2, 3, 7, 6)),
+    "Flatten": (lambda n: n.Flatten(), (2, 3, 4)),
+    "Flatten part": (lambda n: n.Flatten(0, 1), (2, 3, 4)),
+    "Unflatten": (lambda n: n.Unflatten(1, (2, 3)), (4, 6)),
+    "ReLU": (lambda n: n.ReLU(), (4, 5)),
+    "ReLU6": (lambda n: n.ReLU6(), (4, 5)),
+    "LeakyReLU": (lambda n: n.LeakyReLU(0.2), (4, 5)),
+    "PReLU": (lambda n: n.PReLU(), (4, 5)),
+    "PReLU per channel": (lambda n: n.PReLU(5, 0.1), (4, 5)),
+    "ELU": (lambda n: n.ELU(0.7), (4, 5)),
+    "CELU": (lambda n: n.CELU(0.7), (4, 5)),
+    "SELU": (lambda n: n.SELU(), (4, 5)),
+    "GELU": (lambda n: n.GELU(), (4, 5)),
+    "GELU tanh": (lambda n: n.GELU(approximate="tanh"), (4, 5)),
+    "Sigmoid": (lambda n: n.Sigmoid(), (4, 5)),
+    "Tanh": (lambda n: n.Tanh(), (4, 5)),
+    "SiLU": (lambda n: n.SiLU(), (4, 5)),
+    "Mish": (lambda n: n.Mish(), (4, 5)),
+    "Hardswish": (lambda n: n.Hardswish(), (4, 5)),
+    "Hardsigmoid": (lambda n: n.Hardsigmoid(), (4, 5)),
+    "Hardtanh": (lambda n: n.Hardtanh(-0.5, 0.7), (4, 5)),
+    "Softplus": (lambda n: n.Softplus(2, 1.5), (4, 5)),
+    "Softsign": (lambda n: n.Softsign(), (4, 5)),
+    "Softshrink": (lambda n: n.Softshrink(0.3), (4, 5)),
+    "Hardshrink": (lambda n: n.Hardshrink(0.3), (4, 5)),
+    "Tanhshrink": (lambda n: n.Tanhshrink(), (4, 5)),
+    "Threshold": (lambda n: n.Threshold(0.1, 20), (4, 5)),
+    "LogSigmoid": (lambda n: n.LogSigmoid(), (4, 5)),
+    "Softmax": (lambda n: n.Softmax(dim=1), (4, 5)),
+    "LogSoftmax": (lambda n: n.LogSoftmax(dim=-1), (4, 5)),
+    "Softmin": (lambda n: n.Softmin(dim=0), (4, 5)),
+    "GLU": (lambda n: n.GLU(), (4, 6)),
+    "Dropout": (lambda n: n.Dropout(0.4), (40, 5)),
+    "Dropout1d": (lambda n: n.Dropout1d(0.4), (8, 5, 3)),
+    "Dropout2d": (lambda n: n.Dropout2d(0.4), (8, 5, 3, 3)),
+}
+# printed forms that need no second forward
+TEXTS = {
+    "ReLU in place": lambda n: n.ReLU(inplace=True),
+    "ReLU6 in place": lambda n: n.ReLU6(True),
+    "LeakyReLU in place": lambda n: n.LeakyReLU(inplace=True),
+    "Hardtanh in place": lambda n: n.Hardtanh(inplace=True),
+    "Hardswish in place": lambda n: n.Hardswish(True),
+    "Threshold in place": lambda n: n.Threshold(1, 2, True),
+    "ELU in place": lambda n: n.ELU(inplace=True),
+    "Embedding": lambda n: n.Embedding(10, 3),
+    "Embedding options": lambda n: n.Embedding(10, 3, -1, 1.0, 1.0, True),
+    "Bilinear": lambda n: n.Bilinear(2, 3, 4),
+    "MSELoss": lambda n: n.MSELoss(),
+    "CrossEntropyLoss": lambda n: n.CrossEntropyLoss(label_smoothing=0.1),
+    "empty Sequential": lambda n: n.Sequential(),
+    "empty ModuleList": lambda n: n.ModuleList(),
+    "empty ModuleDict": lambda n: n.ModuleDict(),
+}
+
+
+def pair(build):
+    torch = pytest.importorskip("torch")
+    tensorlib.manual_seed(SEED)
+    torch.manual_seed(SEED)
+    return build(nn), build(torch.nn)
+
+
+def copy_state(source, target):
+    """The state of torch's `source` into our `target`, by arrays."""
+    state = {name: value.numpy() for name, value in source.state_dict().items()}
+    target.load_state_dict(state)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", LAYERS)
+def test_first_weights_equal_torchs(name):
+    ours, theirs = pair(LAYERS[name][0])
+    mine, reference = ours.state_dict(), theirs.state_dict()
+    assert list(mine) == list(reference)
+    for key, value in reference.items():
+        assert mine[key].dtype is getattr(tensorlib, str(value.dtype)[6:])
+        np.testing.assert_array_equal(mine[key].numpy(), value.numpy())
+    assert {n: v["version"] for n, v in mine._metadata.items()} == {
+        n: v["version"] for n, v in reference._metadata.items()
+    }
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", [*LAYERS, *TEXTS])
+def test_printed_form_equals_torchs(name):
+    ours, theirs = pair(LAYERS[name][0] if name in LAYERS else TEXTS[name])
+    assert str(ours) == str(theirs)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_values_and_gradients_equal_torchs(name, training):
+    torch = pytest.importorskip("torch")
+    build, shape = LAYERS[name]
+    ours, theirs = pair(build)
+    rng = np.random.default_rng(5)
+    with torch.no_grad():
+        for value in (*theirs.parameters(), *theirs.buffers()):
+            if value.is_floating_point():
+                value.add_(torch.from_numpy(np.asarray(rng.uniform(0, 0.5, value.shape))))
+    copy_state(theirs, ours)
+    ours.train(training)
+    theirs.train(training)
+    tensorlib.manual_seed(3)
+    torch.manual_seed(3)
+    for _ in range(2):  # the second pass sees what the first left in the buffers
+        data = rng.normal(size=shape).astype("float32")
+        x = tensorlib.from_numpy(data).requires_grad_()
+        y = torch.from_numpy(data).requires_grad_()
+        mine, reference = ours(x), theirs(y)
+        weights = rng.normal(size=tuple(reference.shape)).astype("float32")
+        (mine * tensorlib.from_numpy(weights)).sum().backward()
+        (reference * torch.from_numpy(weights)).sum().backward()
+        close(mine.detach(), reference.detach())
+        close(x.grad, y.grad)
+    for (key, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        close(a.grad, b.grad, key)
+    for (key, a), (_, b) in zip(ours.named_buffers(), theirs.named_buffers(), strict=True):
+        close(a, b, key)
+
+
+def close(a, b, name=""):
+    assert tuple(a.shape) == tuple(b.shape)
+    np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("padding_idx", [None, 2, -1])
+def test_embedding(padding_idx):
+    torch = pytest.importorskip("torch")
+    ours, theirs = pair(lambda n: n.Embedding(6, 4, padding_idx=padding_idx))
+    # normal draws agree to the last places only
+    np.testing.assert_allclose(ours.weight.detach(), theirs.weight.detach(), rtol=2e-6, atol=1e-7)
+    copy_state(theirs, ours)
+    index = np.array([[0, 2, 2], [5, 1, 0]])
+    mine, reference = ours(tensorlib.from_numpy(index)), theirs(torch.from_numpy(index))
+    mine.square().sum().backward()
+    reference.square().sum().backward()
+    close(mine.detach(), reference.detach())
+    close(ours.weight.grad, theirs.weight.grad)
+
+
+@pytest.mark.oracle
+def test_bilinear():
+    torch = pytest.importorskip("torch")
+    ours, theirs = pair(lambda n: n.Bilinear(3, 4, 5))
+    close(ours.weight.detach(), theirs.weight.detach())
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 3)).astype("f"), rng.normal(size=(2, 4)).astype("f")
+    close(
+        ours(tensorlib.from_numpy(a), tensorlib.from_numpy(b)).detach(),
+        theirs(torch.from_numpy(a), torch.from_numpy(b)).detach(),
+    )
+
+
+LOSSES = {
+    "MSELoss": (lambda n, t: n.MSELoss(), "real"),
+    "MSELoss sum": (lambda n, t: n.MSELoss(reduction="sum"), "real"),
+    "MSELoss none": (lambda n, t: n.MSELoss(reduction="none"), "real"),
+    "L1Loss": (lambda n, t: n.L1Loss(), "real"),
+    "SmoothL1Loss": (lambda n, t: n.SmoothL1Loss(beta=0.5), "real"),
+    "HuberLoss": (lambda n, t: n.HuberLoss(delta=0.7), "real"),
+    "KLDivLoss": (lambda n, t: n.KLDivLoss(reduction="batchmean"), "chance"),
+    "KLDivLoss log": (lambda n, t: n.KLDivLoss(reduction="sum", log_target=True), "real"),
+    "BCEWithLogitsLoss": (lambda n, t: n.BCEWithLogitsLoss(), "chance"),
+    "BCEWithLogitsLoss weighted": (
+        lambda n, t: n.BCEWithLogitsLoss(pos_weight=t(np.array([1.0, 2.0, 3.0], "f"))),
+        "chance",
+    ),
+    "CrossEntropyLoss": (lambda n, t: n.CrossEntropyLoss(), "class"),
+    "CrossEntropyLoss options": (
+        lambda n, t: n.CrossEntropyLoss(t(np.array([1, 2, 3], "f")), label_smoothing=0.2),
+        "class",
+    ),
+    "CrossEntropyLoss chances": (lambda n, t: n.CrossEntropyLoss(), "chance"),
+    "CrossEntropyLoss ignore": (lambda n, t: n.CrossEntropyLoss(ignore_index=1), "valid"),
+    "NLLLoss": (lambda n, t: n.NLLLoss(t(np.array([1, 2, 3], "f"))), "class"),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_equal_torchs(name):
+    torch = pytest.importorskip("torch")
+    build, kind = LOSSES[name]
+    rng = np.random.default_rng(1)
+    data = rng.normal(size=(4, 3)).astype("f")
+    target = {
+        "real": rng.normal(size=(4, 3)).astype("f"),
+        "chance": rng.dirichlet([1, 1, 1], 4).astype("f"),
+        "class": np.array([1, 0, 2, -100]),
+        "valid": np.array([1, 0, 2, 1]),
+    }[kind]
+    results = []
+    for lib in (tensorlib, torch):
+        x = lib.from_numpy(data.copy()).requires_grad_()
+        loss = build(lib.nn, lib.from_numpy)(x, lib.from_numpy(target))
+        loss.sum().backward()
+        results.append((loss.detach(), x.grad))
+    for mine, reference in zip(*results, strict=True):
+        close(mine, reference)
+
+
+@pytest.mark.oracle
+def test_bce_loss():
+    torch = pytest.importorskip("torch")
+    chances = np.array([[0.2, 0.9], [0.5, 0.1]], "f")
+    target = np.array([[0, 1], [1, 1]], "f")
+    for weight in (None, np.array([1, 3], "f")):
+        mine, reference = (
+            lib.nn.BCELoss(None if weight is None else lib.from_numpy(weight))(
+                lib.from_numpy(chances), lib.from_numpy(target)
+            )
+            for lib in (tensorlib, torch)
+        )
+        close(mine, reference)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: nn.Conv2d(3, 4, 3, groups=2), ValueError, "in_channels must be divisible"),
+        (lambda: nn.Conv2d(4, 3, 3, groups=2), ValueError, "out_channels must be divisible"),
+        (lambda: nn.Conv2d(4, 4, 3, groups=0), ValueError, "positive integer"),
+        (lambda: nn.Conv2d(4, 4, (3, 3, 3)), ValueError, "expected one number or 2"),
+        (lambda: nn.Conv2d(4, 4, 3, padding="half"), ValueError, "'same' or 'valid'"),
+        (lambda: nn.Conv2d(4, 4, 3, 2, padding="same"), ValueError, "strided"),
+        (lambda: nn.Conv2d(4, 4, 3, padding_mode="wrap"), ValueError, "padding_mode"),
+        (lambda: nn.GroupNorm(4, 6), ValueError, "divisible by num_groups"),
+        (lambda: nn.Dropout(1.5), ValueError, "between 0 and 1"),
+        (lambda: nn.Bilinear(0, 1, 1), ValueError, "in1_features"),
+        (lambda: nn.Embedding(3, 2, padding_idx=3), AssertionError, "padding_idx"),
+        (lambda: nn.Embedding(3, 2, sparse=True), NotImplementedError, "sparse"),
+        (lambda: nn.Hardtanh(1, 0), AssertionError, "max_val"),
+        (lambda: nn.MSELoss(reduce=True), ValueError, "reduction="),
+        (lambda: nn.MSELoss(reduction="avg"), ValueError, "avg is not a valid value"),
+        (lambda: nn.Unflatten(1, 3), TypeError, "tuple of ints"),
+        (lambda: nn.BatchNorm2d(3)(tensorlib.ones(2, 3)), ValueError, r"expected 4D.*got 2D"),
+    ],
+)
+def test_refusals(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_embedding_from_pretrained():
+    table = tensorlib.arange(6.0).reshape(3, 2)
+    layer = nn.Embedding.from_pretrained(table)
+    assert not layer.weight.requires_grad
+    assert layer(tensorlib.tensor([2, 0])).tolist() == [[4, 5], [0, 1]]
+
+
+def test_layers_take_a_dtype():
+    layer = nn.Sequential(nn.Linear(2, 2, dtype=tensorlib.float64), nn.BatchNorm1d(2))
+    assert layer[0].weight.dtype is tensorlib.float64
+    assert layer[1].weight.dtype is tensorlib.float32
+
+
+# --- nn.init -----------------------------------------------------------------------------------
+
+INITS = {
+    "uniform_": lambda i, t: i.uniform_(t(6, 5), -2, 3),
+    "normal_": lambda i, t: i.normal_(t(6, 5), 1, 2),
+    "constant_": lambda i, t: i.constant_(t(2, 3), 0.3),
+    "ones_": lambda i, t: i.ones_(t(2)),
+    "zeros_": lambda i, t: i.zeros_(t(2)),
+    "eye_": lambda i, t: i.eye_(t(3, 4)),
+    "dirac_": lambda i, t: i.dirac_(t(4, 2, 3, 3), 2),
+    "dirac_ 1d": lambda i, t: i.dirac_(t(2, 3, 5)),
+    "xavier_uniform_": lambda i, t: i.xavier_uniform_(t(4, 3, 2, 2), 2.0),
+    "xavier_normal_": lambda i, t: i.xavier_normal_(t(7, 6)),
+    "kaiming_uniform_": lambda i, t: i.kaiming_uniform_(t(4, 3, 2), mode="fan_out"),
+    "kaiming_normal_": lambda i, t: i.kaiming_normal_(t(8, 6), nonlinearity="relu"),
+    "orthogonal_": lambda i, t: i.orthogonal_(t(4, 6), 2.0),
+    "orthogonal_ tall": lambda i, t: i.orthogonal_(t(6, 2, 2)),
+    "sparse_": lambda i, t: i.sparse_(t(10, 4), 0.3),
+    "trunc_normal_": lambda i, t: i.trunc_normal_(t(30, 30)),
+    "trunc_normal_ tight": lambda i, t: i.trunc_normal_(t(30, 30), 0, 1, 2.0, 2.5),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", INITS)
+def test_init_equals_torchs(name):
+    torch = pytest.importorskip("torch")
+    results = []
+    for lib in (tensorlib, torch):
+        lib.manual_seed(9)
+        results.append(INITS[name](lib.nn.init, lib.empty))
+    mine, reference = results
+    close_enough = {"rtol": 1e-5, "atol": 1e-6}
+    np.testing.assert_allclose(mine.numpy(), reference.numpy(), **close_enough)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["linear", "conv2d", "sigmoid", "tanh", "relu", "selu"])
+def test_gains(name):
+    torch = pytest.importorskip("torch")
+    assert nn.init.calculate_gain(name) == torch.nn.init.calculate_gain(name)
+    assert nn.init.calculate_gain("leaky_relu", 0.3) == torch.nn.init.calculate_gain(
+        "leaky_relu", 0.3
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: nn.init.kaiming_uniform_(tensorlib.empty(3)), "fewer than 2"),
+        (lambda: nn.init.kaiming_uniform_(tensorlib.empty(3, 3), mode="fan"), "Mode fan"),
+        (lambda: nn.init.calculate_gain("swish"), "Unsupported"),
+        (lambda: nn.init.eye_(tensorlib.empty(3)), "expected 2"),
+        (lambda: nn.init.dirac_(tensorlib.empty(3, 3)), "expected 3, 4 or 5"),
+    ],
+)
+def test_init_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_default_text_of_a_convolution_and_a_batch_norm():
+    """Holds where torch is not installed."""
+    assert str(nn.Conv2d(1, 2, 3, padding=1, bias=False)) == (
+        "Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)"
+    )
+    assert str(nn.Sequential(nn.Linear(1, 2), nn.ReLU())) == (
+        "Sequential(\n  (0): Linear(in_features=1, out_features=2, bias=True)\n  (1): ReLU()\n)"
+    )
