@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlib.autograd import bump
+from tensorlib.autograd.tape import bump
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
 from tensorlib.tensor import Tensor

@@ -222,6 +222,10 @@ def _changed(tensor: Any) -> np.ndarray:
     array = _array(tensor)
     if not array.flags.writeable:
         raise ValueError("collective into a read-only array; expected one that can be written")
+    if array is not tensor:
+        from tensorlib.autograd.tape import bump
+
+        bump(tensor)
     return array
 
 

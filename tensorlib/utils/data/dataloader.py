@@ -196,22 +196,13 @@ class DataLoader:
                 part.set_epoch(self._epoch)
 
     def _remaining(self) -> Iterator[Sequence[int]]:
-        """The index lists from the current position to the end of the epoch."""
+        """The index lists from the current position to the end of the epoch, whose order is fixed
+        now: another iterator may move the sampler to the next epoch before this one is used.
+        """
         if type(self.batch_sampler) is BatchSampler:
             indices = islice(iter(self.batch_sampler.sampler), self._taken, None)
-            yield from self.batch_sampler.batches(indices)
-            return
-        skip = self._taken
-        for batch in self.batch_sampler:
-            if skip > 0:
-                skip -= len(batch)
-                if skip < 0:
-                    raise ValueError(
-                        "DataLoader: the saved position lies inside a batch of batch_sampler; "
-                        "expected the batches it was saved with"
-                    )
-                continue
-            yield batch
+            return self.batch_sampler.batches(indices)
+        return _skip(iter(self.batch_sampler), self._taken)
 
 
 class _Batches(Iterator[Any]):
@@ -288,6 +279,18 @@ class _Batches(Iterator[Any]):
                 f"{size} samples (epoch {self._epoch}, after {loader._taken} samples); "
                 "expected a data set that returns"
             ) from error
+
+
+def _skip(batches: Iterator[Sequence[int]], taken: int) -> Iterator[Sequence[int]]:
+    """The batches after the first `taken` samples."""
+    while taken > 0 and (batch := next(batches, None)) is not None:
+        taken -= len(batch)
+    if taken < 0:
+        raise ValueError(
+            "DataLoader: the saved position lies inside a batch of batch_sampler; "
+            "expected the batches it was saved with"
+        )
+    yield from batches
 
 
 def _fetch(

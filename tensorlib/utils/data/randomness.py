@@ -18,9 +18,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tensorlib import Generator
 
 _MASK = (1 << 64) - 1
 
@@ -89,7 +93,15 @@ def sampling(seed: int, epoch: int, index: int) -> Iterator[None]:
 
 
 def order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The permutation of `count` samples in an epoch: torch's `randperm`, seeded `seed + epoch`."""
-    from tensorlib import Generator, randperm
+    """The permutation of `count` samples in an epoch: torch's `randperm` of `epoch_generator`."""
+    from tensorlib import randperm
 
-    return randperm(count, generator=Generator().manual_seed(seed + epoch)).numpy()
+    permutation: NDArray[np.int64] = randperm(count, generator=epoch_generator(seed, epoch)).numpy()
+    return permutation
+
+
+def epoch_generator(seed: int, epoch: int) -> Generator:
+    """A generator seeded `seed + epoch`, what random samplers draw an epoch's order from."""
+    from tensorlib import Generator
+
+    return Generator().manual_seed((seed + epoch) & _MASK)

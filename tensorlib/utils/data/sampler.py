@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from .randomness import order
+from .randomness import epoch_generator, order, sample_generator
 
 if TYPE_CHECKING:
     from tensorlib import Generator
@@ -51,11 +51,6 @@ class SeededSampler(Sampler[int]):
         """Choose the epoch that the next iteration is of."""
         self.epoch = epoch
 
-    def _generator(self) -> Generator:
-        from tensorlib import Generator
-
-        return Generator().manual_seed(self.seed + self.epoch)
-
 
 class RandomSampler(SeededSampler):
     """A permutation per epoch, or draws with replacement.
@@ -88,7 +83,7 @@ class RandomSampler(SeededSampler):
         count = len(self.data_source)
         if not self.replacement and self.num_samples == count:
             return iter(order(count, self.seed, self.epoch).tolist())
-        generator = self._generator()
+        generator = epoch_generator(self.seed, self.epoch)
         if self.replacement:
             return iter(randint(0, count, (self.num_samples,), generator=generator).tolist())
         rounds = -(-self.num_samples // count)
@@ -143,8 +138,6 @@ class WeightedRandomSampler(SeededSampler):
         self.replacement = replacement
 
     def __iter__(self) -> Iterator[int]:
-        from .randomness import sample_generator
-
         draws = sample_generator(self.seed, self.epoch, 0, stream=1).choice(
             len(self.weights),
             self.num_samples,

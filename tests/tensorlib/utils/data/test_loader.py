@@ -285,6 +285,13 @@ class TestEpochs:
         assert loader.epoch == 2
         assert second[:5] != first
 
+    def test_two_iterators_at_once_are_two_epochs(self):
+        for options in ({"shuffle": True}, {"sampler": DistributedSampler(Ids(9), 1, 0)}):
+            pairs = list(zip(*[DataLoader(Ids(9), 3, **options)] * 2, strict=True))
+            alone = DataLoader(Ids(9), 3, **options)
+            alone.set_epoch(0)
+            assert [ids(alone), ids(alone)] == [ids(column) for column in zip(*pairs, strict=True)]
+
     def test_a_position_inside_another_epoch_is_refused(self):
         sampler = DistributedSampler(Ids(20), 1, 0)
         loader = DataLoader(Ids(20), 5, sampler=sampler)

@@ -1,0 +1,116 @@
+"""all_reduce between two processes of this machine over TCP: ours, and torch's gloo beside it.
+
+    python benchmarks/all_reduce.py [--world-size 2] [--rounds 3]
+
+Both run by turns in the same call, `rounds` times; printed is the median of all repetitions. Where
+torch is not installed only ours is measured. Every result is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SIZES = {"100 MB": (100_000_000, 6), "25 MB": (25_000_000, 12), "1 MB": (1_000_000, 60)}
+SIZES |= {"64 KB": (65_536, 150), "1 KB": (1024, 300)}
+
+
+def measure(
+    all_reduce: Callable[[Any], None],
+    barrier: Callable[[], None],
+    make: Callable[[int], Any],
+    world_size: int,
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {}
+    for name, (nbytes, repeats) in SIZES.items():
+        array = make(nbytes // 4)
+        times[name] = []
+        for repeat in range(repeats + 2):
+            array[:] = 1
+            barrier()
+            start = time.perf_counter()
+            all_reduce(array)
+            elapsed = time.perf_counter() - start
+            assert array[0] == array[-1] == world_size
+            if repeat >= 2:  # the first ones pay for buffers
+                times[name].append(elapsed)
+    return times
+
+
+def ours(rank: int, world_size: int, port: int, results: Any) -> None:
+    from tensorlib.distributed import TcpCommunicator
+
+    group = TcpCommunicator(rank, world_size, "127.0.0.1", port, timeout_s=60)
+
+    def make(count: int) -> np.ndarray:
+        return np.empty(count, np.float32)
+
+    times = measure(group.all_reduce, group.barrier, make, world_size)
+    if rank == 0:
+        results.put(times)
+    group.barrier()
+
+
+def gloo(rank: int, world_size: int, port: int, results: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    times = measure(dist.all_reduce, dist.barrier, torch.empty, world_size)
+    if rank == 0:
+        results.put(times)
+    dist.destroy_process_group()
+
+
+def run(target: Callable[..., None], world_size: int) -> dict[str, list[float]]:
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        context.Process(target=target, args=(rank, world_size, port, results))
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    if any(process.exitcode for process in ranks):
+        raise SystemExit(f"{target.__name__}: a rank failed")
+    return results.get()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world-size", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    peers = [ours] + ([gloo] if importlib.util.find_spec("torch") else [])
+    times: dict[str, dict[str, list[float]]] = {peer.__name__: {} for peer in peers}
+    for _ in range(options.rounds):
+        for peer in peers:
+            for size, values in run(peer, options.world_size).items():
+                times[peer.__name__].setdefault(size, []).extend(values)
+    names = list(times)
+    print(f"all_reduce, float32, {options.world_size} processes, 127.0.0.1, median in ms")
+    print(f"{'size':>8}" + "".join(f"{name:>10}" for name in names) + f"{'ratio':>8}")
+    for size in SIZES:
+        medians = [statistics.median(times[name][size]) * 1e3 for name in names]
+        ratio = f"{medians[1] / medians[0]:8.2f}" if len(medians) > 1 else ""
+        print(f"{size:>8}" + "".join(f"{median:10.3f}" for median in medians) + ratio)
+
+
+if __name__ == "__main__":
+    main()
