@@ -66,6 +66,9 @@ def connect(address: str | None, threads: int) -> Iterator[Mapping[str, float]]:
         }
     else:
         options["address"] = address
+    # The one voice that log_to_driver=False leaves on. What it says of a dead worker, in ten lines,
+    # the run says in one.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:

@@ -22,6 +22,9 @@ from orchestrator.tracking.spool import Point, Spool
 BATCH_POINTS = 200
 POLL_S = 1.0
 LONGEST_PAUSE_S = 15.0
+REQUEST_LIMIT_S = 30
+FINISH_LIMIT_S = 60.0
+UNSEEN_LIMIT_S = 3.0
 
 MLFLOW_STATUS = {
     RunStatus.SUCCEEDED: "FINISHED",
@@ -52,11 +55,13 @@ class Mirror:
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self, status: RunStatus, timeout_s: float = 60.0) -> int:
+    def finish(self, status: RunStatus) -> int:
         """Send what is left and end the MLflow run. Returns the number of points not sent."""
-        self._finish = (status, time.monotonic() + timeout_s)
+        # A tracker that never answered gets one more chance; one that did may be restarting.
+        limit_s = UNSEEN_LIMIT_S if self._told and self._client is None else FINISH_LIMIT_S
+        self._finish = (status, time.monotonic() + limit_s)
         self._wake.set()
-        self._thread.join(timeout_s + 35.0)
+        self._thread.join(limit_s + REQUEST_LIMIT_S)
         return self._spool.pending()
 
     def _loop(self) -> None:
@@ -182,10 +187,9 @@ class Mirror:
     def _tell(self, error: Exception) -> None:
         if not self._told:
             self._told = True
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self._warn(
-                f"tracking: {self._uri} does not answer: {line}; nothing is lost, the metrics are "
-                f"in {self._run_dir.path}. Hint: orchestrator sync {self._run_dir.run_id}"
+                f"tracking: {self._uri} does not answer: {_first_words(error)}; nothing is lost, "
+                f"the metrics are in {self._run_dir.path}. Hint: orchestrator sync {self._run_dir.run_id}"
             )
 
 
@@ -201,10 +205,9 @@ def sync(run_dir: RunDir) -> int:
         if status.terminal:
             mirror._close(status)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendUnavailable(
-            f"tracking: {tracking_uri(plan)} does not answer: {line}; expected an MLflow server or "
-            f"database. Hint: start it and run `orchestrator sync {run_dir.run_id}` again"
+            f"tracking: {tracking_uri(plan)} does not answer: {_first_words(error)}; expected an "
+            f"MLflow server or database. Hint: start it and run `orchestrator sync {run_dir.run_id}` again"
         ) from error
     return sent
 
@@ -216,6 +219,12 @@ def ui_command(home: Path, port: int) -> list[str]:
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
+
+
+def _first_words(error: Exception) -> str:
+    """What an HTTP client said, without the layers of URL and object it wraps around it."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 160 else f"{text[:120]} ... {text[-40:]}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -250,6 +259,6 @@ def link_artifacts(directory: Path, run_dir: RunDir) -> None:
 def quiet() -> None:
     """MLflow's defaults wait four minutes for a dead server and narrate database migrations."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_LIMIT_S))
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # read when mlflow is imported
     logging.getLogger("alembic").setLevel(logging.ERROR)
