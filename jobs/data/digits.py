@@ -49,7 +49,7 @@ def write_images(folder: Path) -> dict[str, int]:
     Beside them stand `corrupt.jpg`, the first half of a real JPEG file, and `empty.png` of 0 bytes.
     Returns how many files of each kind were written.
     """
-    from PIL import Image
+    from tensorlib.vision import image
 
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = load("test")
@@ -57,7 +57,7 @@ def write_images(folder: Path) -> dict[str, int]:
     for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
         kind = "jpg" if i % 2 else "png"
         path = folder / f"{i:04d}_label{label}.{kind}"
-        Image.fromarray(pixels).save(path, quality=95)  # PNG has no such thing and ignores it
+        image.write(path, pixels, quality=95)
         counts[kind] += 1
     whole = (folder / f"0001_label{labels[1]}.jpg").read_bytes()
     (folder / "corrupt.jpg").write_bytes(whole[: len(whole) // 2])

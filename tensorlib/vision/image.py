@@ -140,6 +140,24 @@ def read(path: str | os.PathLike[str]) -> bytes:
             raise ImageError(f"cannot be read: {error.strerror}") from None
 
 
+def write(path: str | os.PathLike[str], pixels: np.ndarray, quality: int = 95) -> None:
+    """Write uint8 [H, W], [H, W, 1] or [H, W, 3] in the format that the path's ending names.
+
+    Args:
+        quality: of JPEG and WebP.
+    """
+    from PIL import Image
+
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"write: {path}: pixels of {pixels.dtype} {pixels.shape}; expected uint8 [H, W], "
+            "[H, W, 1] or [H, W, 3]"
+        )
+    Image.fromarray(pixels).save(path, quality=quality)  # other formats have no quality
+
+
 def policy() -> dict[str, Any]:
     """The limits of this module as a record for reports."""
     return {

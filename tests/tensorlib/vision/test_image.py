@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tensorlib.vision.image import MAX_FILE_BYTES, ImageError, decode
+from tensorlib.vision.image import MAX_FILE_BYTES, ImageError, decode, policy, write
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -202,3 +202,22 @@ def test_arguments_are_checked():
         decode(b"", mode="RGBA")
     with pytest.raises(ValueError, match="exif='maybe'"):
         decode(b"", exif="maybe")
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
+def test_what_is_written_is_read_back(tmp_path, shape):
+    values = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    write(tmp_path / "a.png", values)
+    mode = "RGB" if shape[2:] == (3,) else "L"
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png", mode).reshape(shape), values)
+    write(tmp_path / "small.jpg", values, quality=10)
+    write(tmp_path / "large.jpg", values, quality=100)
+    sizes = [(tmp_path / name).stat().st_size for name in ("small.jpg", "large.jpg")]
+    assert sizes[0] < sizes[1]
+    with pytest.raises(ValueError, match="expected uint8"):
+        write(tmp_path / "b.png", values.astype(float))
+
+
+def test_the_policy_can_be_printed():
+    assert policy()["max_pixels"] == 50_000_000
+    assert policy()["formats"] == ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
