@@ -156,7 +156,7 @@ def load_safetensors(f: PathLike, device: Any = "cpu") -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"load_safetensors {path}: no such file.")
     try:
-        members = deserialize(path.read_bytes())
+        members = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]  # untyped library
     except SafetensorError as error:
         raise LoadError(
             f"load_safetensors {path}: {error}; the file is damaged or is no safetensors file."

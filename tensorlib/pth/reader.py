@@ -123,7 +123,7 @@ class _Archive:
 
 
 def _fill(file: IO[bytes], data: np.ndarray) -> bool:
-    view = memoryview(data)
+    view = data.data
     while len(view):
         if isinstance(file, io.BufferedIOBase | io.RawIOBase):
             got = file.readinto(view) or 0
@@ -276,7 +276,7 @@ class _Storages:
         if not math.prod(size):
             return np.empty(size, data.dtype)
         strides = tuple(step * data.itemsize for step in stride)
-        return np.lib.stride_tricks.as_strided(data[offset:], size, strides)
+        return np.ndarray(size, data.dtype, data.data, offset * data.itemsize, strides)
 
     def place(self, array: np.ndarray, saved: str, requires_grad: bool) -> Tensor:
         from tensorlib.tensor import Tensor
@@ -294,6 +294,8 @@ class _Storages:
                     f"{self.where}: a tensor belongs on {target!r}, which is not here ({error})."
                     " Hint: load(path, map_location='cpu')."
                 ) from error
+        if requires_grad and array.dtype.kind not in "fc":
+            raise BadPickle(f"a tensor of {array.dtype} requires grad")
         return tensor.requires_grad_() if requires_grad else tensor
 
 
@@ -322,7 +324,10 @@ def _device(*args: Any) -> Any:
 
     if not all(isinstance(arg, str | int) for arg in args):
         raise BadPickle("a device needs a name")
-    return tensorlib.device(*args)
+    try:
+        return tensorlib.device(*args)
+    except RuntimeError as error:
+        raise BadPickle(f"it names a device that does not exist ({error})") from error
 
 
 def _parameter(data: Any, requires_grad: Any, hooks: Any) -> Tensor:
@@ -331,4 +336,6 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any) -> Tensor:
 
     if not isinstance(data, Tensor) or hooks:
         raise RefusedPickle("refuses a parameter with hooks or without a tensor")
+    if requires_grad and data.array.dtype.kind not in "fc":
+        raise BadPickle(f"a parameter of {data.dtype} requires grad")
     return Parameter(data, bool(requires_grad))

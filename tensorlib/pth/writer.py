@@ -7,7 +7,7 @@ import pickle
 import sys
 import zipfile
 from collections import Counter, OrderedDict
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def _member(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> No
     head = archive.start_dir + 30 + len(info.filename) + 4 + (20 if len(data) * 1.05 > 2**31 else 0)
     padding = -head % 64
     info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-    archive.writestr(info, data)  # type: ignore[arg-type]  # any buffer, no copy
+    archive.writestr(info, data)
 
 
 class _Name:
@@ -68,7 +68,7 @@ class _StorageId:
 class _Pickler(pickle._Pickler):
     """Pickles what `_check` lets through, as torch does: storages aside, names of torch's own."""
 
-    dispatch: ClassVar[dict[Any, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: dict[Any, Any] = dict(pickle._Pickler.dispatch)  # noqa: RUF012 (as the base)
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream, protocol=2)
@@ -137,7 +137,7 @@ class _Pickler(pickle._Pickler):
 
     def reduce_tensor(self, tensor: Tensor) -> tuple[Any, tuple[Any, ...]]:
         array = tensor.detach().cpu().array
-        key, offset, storage = self.storage_of(array)
+        key, offset, storage, array = self.storage_of(array)
         steps = tuple(stride // array.itemsize for stride in array.strides)
         location = str(tensor.device)
         hooks: OrderedDict[str, Any] = OrderedDict()
@@ -152,34 +152,25 @@ class _Pickler(pickle._Pickler):
         args = (ident, offset, tuple(array.shape), steps, tensor.requires_grad, hooks)
         return _name("torch._utils", "_rebuild_tensor_v2"), args
 
-    def storage_of(self, array: np.ndarray) -> tuple[int, int, np.ndarray]:
-        """Number of the storage, the array's offset in it, and the storage as a flat array."""
+    def storage_of(self, array: np.ndarray) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """Number of the storage, the array's offset in it, the storage as a flat array, and the
+        array itself, or a copy of it where its view of memory has no place in torch's format.
+        """
         root = array
         while isinstance(root.base, np.ndarray):
             root = root.base
         flat = _flat(root, array.dtype)
-        first = array.__array_interface__["data"][0]
-        if (
-            flat is None
-            or min(array.strides, default=0) < 0
-            or any(stride % array.itemsize for stride in array.strides)
-        ):
-            raise SaveError(
-                f"save: a tensor of shape {array.shape} views memory in a way torch's format cannot"
-                f" hold (strides {array.strides}). Hint: save tensor.clone()."
-            )
-        offset, rest = divmod(first - flat.__array_interface__["data"][0], array.itemsize)
-        if rest and array.size:
-            raise SaveError(
-                f"save: a tensor of shape {array.shape} starts between two items of the memory it"
-                " views. Hint: save tensor.clone()."
-            )
-        ident = (flat.__array_interface__["data"][0] if flat.size else id(root), array.dtype.str)
+        if flat is None or not array.size or not _describable(array, flat):
+            root = array = array.copy()
+            flat = array.reshape(-1)
+        first = flat.__array_interface__["data"][0]
+        offset = (array.__array_interface__["data"][0] - first) // array.itemsize
+        ident = (first, array.dtype.str)
         if ident not in self.keys:
             self.keys[ident] = len(self.storages)
             self.storages.append(flat)
             self.alive.append(root)
-        return self.keys[ident], offset if array.size else 0, flat
+        return self.keys[ident], offset, flat, array
 
     def save_name(self, obj: _Name) -> None:
         self.write(f"c{obj.module}\n{obj.name}\n".encode())  # type: ignore[attr-defined]
@@ -199,6 +190,13 @@ def _flat(root: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray | None:
     if not order.flags.c_contiguous:
         return None
     return order.reshape(-1).view(dtype)
+
+
+def _describable(array: np.ndarray, flat: np.ndarray) -> bool:
+    """Whether offset and strides of `array` are whole items of `flat`, and not negative."""
+    distance = array.__array_interface__["data"][0] - flat.__array_interface__["data"][0]
+    steps = (distance, *array.strides)
+    return all(step >= 0 and step % array.itemsize == 0 for step in steps)
 
 
 _ATOMS = frozenset((str, bytes, int, float, complex, bool, type(None)))

@@ -126,6 +126,29 @@ def test_shared_memory_stays_shared(tmp_path):
         assert [n for n in file.namelist() if "/data/" in n] == ["archive/data/0"]
 
 
+def test_views_survive_a_second_round(tmp_path):
+    base = tensorlib.arange(12).reshape(3, 4)
+    save({"base": base, "part": base[1:, ::2]}, tmp_path / "x.pth")
+    save(load(tmp_path / "x.pth"), tmp_path / "y.pth")
+    assert (tmp_path / "y.pth").read_bytes() == (tmp_path / "x.pth").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        np.arange(6)[::-1],
+        np.broadcast_to(np.arange(3), (2, 3)),
+        np.lib.stride_tricks.sliding_window_view(np.arange(6), 3),
+        np.arange(6).view("i4")[1:-1].view("i8"),
+        np.zeros((4, 0)),
+    ],
+)
+def test_odd_views_keep_their_values(view):
+    stream = io.BytesIO()
+    save(tensorlib.Tensor._wrap(view), stream)
+    np.testing.assert_array_equal(load(stream).numpy(), view)
+
+
 def test_the_same_tensor_twice_is_one_object(tmp_path):
     x = tensorlib.ones(2)
     save([x, x], tmp_path / "x.pth")

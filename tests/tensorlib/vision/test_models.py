@@ -31,6 +31,8 @@ def numpy_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, 
         elif len(shape) == 1:  # the last norm of a block is small, so that the sum stays tame
             low = 0.2 if ".bn3" in name else 0.8
             value = rng.uniform(low, low + 0.4, shape)
+        elif len(shape) == 2:
+            value = rng.normal(0, 0.01, shape)
         else:
             value = rng.normal(0, math.sqrt(2 / math.prod(shape[1:])), shape)
         state[name] = value.astype(np.float32)
@@ -195,7 +197,7 @@ def test_resnet18_trains():
     assert model.bn1.num_batches_tracked.item() == 6
 
 
-# --- small models --------------------------------------------------------------------------------
+# --- small models ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [8, 28, (12, 20)])
@@ -247,7 +249,7 @@ def test_small_cnn_learns_shapes():
     assert (found == y.numpy()).mean() > 0.95
 
 
-# --- registry --------------------------------------------------------------------------------------
+# --- registry ------------------------------------------------------------------------------------
 
 
 def test_registry():
