@@ -61,6 +61,16 @@ class Config(Part):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     loader_threads: int = Field(default=0, ge=0)
 
+    def check(self, resources: Any) -> None:
+        """Every rank takes the same share of a batch."""
+        workers = resources.workers
+        if self.batch_size % workers:
+            fitting = workers * (self.batch_size // workers + 1)
+            raise ValueError(
+                f"batch_size: {self.batch_size} cannot be split over {workers} workers; expected a "
+                f"multiple. Hint: --set params.batch_size={fitting}"
+            )
+
 
 def check(config: Config) -> None:
     """Say now what could not work later: data that is not there, a model that cannot be built."""
@@ -90,12 +100,6 @@ class Training:
     """The state of a training and the steps that change it."""
 
     def __init__(self, config: Config, ctx: JobContext, source: Source) -> None:
-        if config.batch_size % ctx.world_size:
-            raise ValueError(
-                f"params.batch_size: {config.batch_size} cannot be split over {ctx.world_size} "
-                "workers; expected a multiple. Hint: --set params.batch_size="
-                f"{math.ceil(config.batch_size / ctx.world_size) * ctx.world_size}"
-            )
         self.config, self.ctx, self.source = config, ctx, source
         self.epoch = self.step = 0
         self.sums = np.zeros(3)  # of this epoch, all workers: loss, correct, samples

@@ -189,7 +189,8 @@ class Mirror:
             self._told = True
             self._warn(
                 f"tracking: {self._uri} does not answer: {_first_words(error)}; nothing is lost, "
-                f"the metrics are in {self._run_dir.path}. Hint: orchestrator sync {self._run_dir.run_id}"
+                f"the metrics are in {self._run_dir.path}. "
+                f"Hint: orchestrator sync {self._run_dir.run_id}"
             )
 
 
@@ -207,7 +208,7 @@ def sync(run_dir: RunDir) -> int:
     except Exception as error:
         raise BackendUnavailable(
             f"tracking: {tracking_uri(plan)} does not answer: {_first_words(error)}; expected an "
-            f"MLflow server or database. Hint: start it and run `orchestrator sync {run_dir.run_id}` again"
+            f"MLflow server or database. Hint: orchestrator sync {run_dir.run_id} once it is back"
         ) from error
     return sent
 
