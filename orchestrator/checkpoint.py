@@ -10,7 +10,6 @@ read (`__array__`). Arrays keep dtype and shape, 0-dim ones included; dict keys 
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import errno
 import fcntl
@@ -19,17 +18,18 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from orchestrator import tree
 from orchestrator.errors import CheckpointError
-from orchestrator.store import fsync_directory
+from orchestrator.files import fsync_directory
+from orchestrator.tree import weights_sha256
 
 __all__ = [
     "Checkpoint",
@@ -46,21 +46,6 @@ FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 _ABANDONED_S = 3600.0
 _CHUNK_BYTES = 1 << 24
-# NumPy dtypes that safetensors has a name for; others travel as bytes.
-_SAFE = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ def write(
     if step < 0:
         raise ValueError(f"checkpoint: step is {step}; expected 0 or more.")
     arrays: dict[str, np.ndarray[Any, Any]] = {}
-    structure = _encode(state, "", arrays)
+    structure = tree.encode(state, "", arrays)
     digest = weights_sha256(state)
     directory = Path(directory)
     final = directory / f"{step:08d}"
@@ -150,7 +135,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
     try:
         arrays: dict[str, np.ndarray[Any, Any]] = load_file(path / TENSORS)
         structure = json.loads((path / STATE).read_bytes())["state"]
-        state = _decode(structure, arrays)
+        state = tree.decode(structure, arrays)
     except Exception as error:  # safetensors raises its own types
         raise CheckpointError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
     return Checkpoint(
@@ -249,27 +234,6 @@ def prune(
     return removed
 
 
-def weights_sha256(state: Any) -> str:
-    """sha256 over state["model"] and state["optimizer"] (over all of it where it has neither).
-
-    Each leaf, in the order of its dotted name, adds name, dtype, shape and little-endian bytes;
-    a value that is no array adds its type and repr.
-    """
-    parts = state
-    if isinstance(state, dict) and ("model" in state or "optimizer" in state):
-        parts = {key: state[key] for key in ("model", "optimizer") if key in state}
-    digest = hashlib.sha256()
-    for name, leaf in sorted(_leaves(parts, ""), key=lambda item: item[0]):
-        if _is_array(leaf):
-            array = _contiguous(leaf, name)
-            shape = ",".join(map(str, array.shape))
-            digest.update(f"{name}|{array.dtype.str}|{shape}|".encode())
-            digest.update(_bytes_of(array))
-        else:
-            digest.update(f"{name}|{type(leaf).__name__}|{leaf!r}|".encode())
-    return digest.hexdigest()
-
-
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint; CheckpointError when it is missing or not one."""
     file = path / MANIFEST
@@ -318,100 +282,6 @@ def clean(directory: Path) -> list[Path]:
     return removed
 
 
-# Structure
-
-
-def _encode(value: Any, name: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, bytes):
-        return {"$bytes": base64.b64encode(value).decode()}
-    if isinstance(value, tuple):
-        return {"$tuple": [_encode(item, _join(name, i), arrays) for i, item in enumerate(value)]}
-    if isinstance(value, list):
-        return [_encode(item, _join(name, i), arrays) for i, item in enumerate(value)]
-    if isinstance(value, dict):
-        for key in value:
-            if type(key) not in (str, int, bool, float, type(None)):
-                raise TypeError(
-                    f"checkpoint: {name or 'state'}: the key {key!r} is {type(key).__name__}; "
-                    "expected a string or a number."
-                )
-        items = [(key, _encode(item, _join(name, key), arrays)) for key, item in value.items()]
-        if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return dict(items)
-        return {"$dict": [[key, item] for key, item in items]}
-    if not _is_array(value):
-        raise TypeError(
-            f"checkpoint: {name or 'state'} is {type(value).__name__}; expected numbers, strings, "
-            "bytes, None, arrays, and dicts, lists or tuples of them."
-        )
-    array = _contiguous(value, name)
-    label = name or "state"
-    while label in arrays or label == "__metadata__":
-        label += "'"
-    if array.dtype.name in _SAFE:
-        arrays[label] = array
-        return {"$array": label}
-    arrays[label] = np.frombuffer(_bytes_of(array), dtype=np.uint8)
-    return {"$array": label, "dtype": array.dtype.str, "shape": list(array.shape)}
-
-
-def _decode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, arrays) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$array" in value:
-        array = arrays[value["$array"]]
-        if "dtype" in value:
-            array = array.view(value["dtype"]).reshape(value["shape"])
-        return array
-    if "$bytes" in value:
-        return base64.b64decode(value["$bytes"])
-    if "$tuple" in value:
-        return tuple(_decode(item, arrays) for item in value["$tuple"])
-    if "$dict" in value:
-        return {key: _decode(item, arrays) for key, item in value["$dict"]}
-    return {key: _decode(item, arrays) for key, item in value.items()}
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, _join(name, key))
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _leaves(item, _join(name, i))
-    else:
-        yield name, value
-
-
-def _join(name: str, key: object) -> str:
-    return f"{name}.{key}" if name else str(key)
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__")
-
-
-def _contiguous(value: Any, name: str) -> np.ndarray[Any, Any]:
-    """`value` as a C-contiguous little-endian array; no copy where it is one already."""
-    array = np.asarray(value, order="C")
-    if array.dtype.kind not in "biufc":
-        raise TypeError(
-            f"checkpoint: {name or 'state'} has dtype {array.dtype}; expected numbers or booleans."
-        )
-    if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
-        array = array.astype(array.dtype.newbyteorder("<"))
-    return array
-
-
-def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
-    """The array's memory, without a copy. `reshape` first: a view cannot change a 0-dim dtype."""
-    return array.reshape(-1).view(np.uint8).data
-
-
 # Files
 
 
@@ -426,7 +296,7 @@ def _write_tensors(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[
     offset = 0
     for name, array in ordered:
         header[name] = {
-            "dtype": _SAFE[array.dtype.name],
+            "dtype": tree.SAFETENSORS[array.dtype.name],
             "shape": list(array.shape),
             "data_offsets": [offset, offset + array.nbytes],
         }
@@ -434,7 +304,7 @@ def _write_tensors(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     chunks = [len(text).to_bytes(8, "little") + text]
-    return _write_file(path, (*chunks, *(_bytes_of(array) for _, array in ordered)))
+    return _write_file(path, (*chunks, *(tree.bytes_of(array) for _, array in ordered)))
 
 
 def _write_json(path: Path, value: Any) -> dict[str, Any]:

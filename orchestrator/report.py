@@ -190,6 +190,7 @@ def _duration_s(started: float | None, ended: float | None) -> float | None:
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The head of the report: what ran and how it ended."""
+    code = facts["code"]
     ended = facts["status"] + (f" ({facts['reason']})" if facts["reason"] else "")
     rows = [
         ("Status", ended + (f": {facts['message']}" if facts["message"] else "")),
@@ -199,7 +200,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("Took", _seconds(facts["duration_s"])),
         ("Attempts", str(facts["attempts"])),
         ("Seed", f"{facts['seed']}, determinism {facts['determinism']}"),
-        ("Code", f"orchestrator {facts['code'].get('version')}, git {facts['reproduce']['git']}"),
+        ("Code", f"orchestrator {code['version']}, git {code.get('git') or 'unknown'}"),
         ("Plan hash", facts["plan_hash"]),
         ("Run directory", facts["run_dir"]),
     ]

@@ -27,6 +27,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.errors import OrchestratorError, RunExists, RunNotFound, UsageError, did_you_mean
+from orchestrator.files import atomic_write, atomic_write_json, fsync_directory
 from orchestrator.plan import RunPlan
 
 __all__ = [
@@ -80,36 +81,6 @@ class Attempt:
     workers: int | None = None
     first_step: int | None = None
     last_step: int | None = None
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: afterwards it holds all of it, or is as it was before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(path.parent)
-
-
-def atomic_write_json(path: Path, value: Any) -> None:
-    """`atomic_write` of `value` as indented JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    atomic_write(path, text.encode(errors="surrogateescape"))
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class RunDir:
@@ -169,11 +140,11 @@ class RunDir:
             # A link, unlike a rename, refuses to replace: of two creators one wins.
             os.link(temporary, target)
         except FileExistsError:
-            owner = self.owner()
+            owned = f" and is owned by {self.owner()}, which is alive" if self.owner_alive() else ""
+            cure = "choose another --run-id" if owned else f"`orchestrator resume {self.run_id}`"
             raise RunExists(
-                f"{self.path}: run {self.run_id} exists already"
-                + (f" and is owned by {owner}" if self.owner_alive() else "")
-                + f"; expected a new id. Hint: `orchestrator resume {self.run_id}` continues it."
+                f"{self.path}: run {self.run_id} exists already{owned}; expected a new id. "
+                f"Hint: {cure}."
             ) from None
         finally:
             temporary.unlink(missing_ok=True)

@@ -11,10 +11,12 @@ def resume(run_id: RunId, as_json: JsonFlag = False) -> None:
     """Continue a run from its last good checkpoint, needing only its directory."""
     from orchestrator.cli.run import finish
 
-    open_run(run_id)  # no such run: said before anything heavy is loaded
+    run = open_run(run_id)  # no such run: said before anything heavy is loaded
     from orchestrator import submit
     from orchestrator.cli.console import Console
-    from orchestrator.plan import default_home
+    from orchestrator.plan import default_home, find_job
+
+    find_job(run.directory.plan().job_module)  # of the working directory, as when it was planned
 
     console = Console(first_line=run_id)
     try:

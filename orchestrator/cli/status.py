@@ -27,8 +27,10 @@ def status(run_id: RunId, as_json: JsonFlag = False) -> None:
     if submission is not None:
         print(f"cluster   {submission['address']}")
     if written_here(run):
-        for attempt in run.attempts():
-            ended = attempt.reason or "running"
+        attempts = run.attempts()
+        for attempt in attempts:
+            goes_on = attempt is attempts[-1] and not state.status.terminal
+            ended = attempt.reason or ("running" if goes_on else "cut off")
             steps = "" if attempt.last_step is None else f", to step {attempt.last_step}"
             print(f"attempt   {attempt.number}: {ended}{steps}")
         for line in summary(run)[1:]:

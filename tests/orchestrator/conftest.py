@@ -77,7 +77,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def toyjobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package of jobs in the working directory: `toy` trains, `batch` classifies."""
     package = tmp_path / "toyjobs"
@@ -94,7 +94,7 @@ def toyjobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def spec_file(tmp_path: Path) -> Path:
+def spec_file(tmp_path: Path, toyjobs: Path) -> Path:
     """A valid spec."""
     path = tmp_path / "toy.yaml"
     path.write_text(SPEC)

@@ -11,6 +11,8 @@ from orchestrator import config
 from orchestrator.errors import ConfigError
 from orchestrator.spec import CheckpointSpec
 
+pytestmark = pytest.mark.usefixtures("toyjobs")
+
 HEAD = "version: 1\nname: toy\njob: toyjobs.toy\n"
 
 

@@ -370,6 +370,8 @@ def test_status_of_a_run_that_runs_or_lost_its_driver(run_dir):
     with run_dir.lock():
         run_dir.write_status(status="RUNNING")
         assert "orchestrator logs toy-1 --follow" in cli("status", "toy-1").lines[-1]
+    run_dir.append_event("attempt", number=1, workers=2)
+    assert "attempt   1: cut off" in cli("status", "toy-1").lines
     done = cli("status", "toy-1", "--json")
     assert (done.code, done.json["status"], done.json["reason"]) == (0, "FAILED", "DRIVER_LOST")
 

@@ -54,6 +54,24 @@ def test_exit_codes(spec_file, arguments, code, said):
     assert "Traceback" not in err
 
 
+def test_resume_finds_the_job_of_the_working_directory(run_dir, toyjobs):
+    run_dir.write_status(status="FAILED", reason="JOB_ERROR")
+    program = (
+        "import sys, orchestrator.submit\n"
+        "def resume(home, run_id, *, console):\n"
+        "    import toyjobs.toy\n"
+        "    raise orchestrator.submit.UsageError('found it')\n"
+        "orchestrator.submit.resume = resume\n"
+        "sys.path.remove('')\n"  # the console script has no working directory on its path
+        "from orchestrator.cli.main import main; main()\n"
+    )
+    assert run("resume", "toy-1", program=program) == (2, "", "found it\n")
+    (toyjobs / "toy.py").unlink()
+    code, _, err = run("resume", "toy-1", program=program)
+    assert code == 2
+    assert err.startswith("job: there is no job 'toyjobs.toy'")
+
+
 HEAVY = ("ray", "mlflow", "numpy", "pandas", "matplotlib", "pyarrow", "tensorlib")
 
 
