@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator import checkpoint
 from orchestrator.context import JobContext
 from orchestrator.plan import RunPlan
 from orchestrator.run import Run
@@ -116,6 +117,18 @@ def test_checkpoints_are_kept_as_the_spec_says(open_context):
     assert [event["step"] for event in events] == [1, 2, 3, 4]
     assert events[-1]["sha256"] == found.weights_sha256
     assert Run(context.run_dir).weights_sha256() == found.weights_sha256
+
+
+def test_metrics_are_durable_before_the_checkpoint_that_follows_them(open_context, monkeypatch):
+    context = open_context()
+    order: list[str] = []
+    sync, write = RunDir.sync_events, checkpoint.write
+    monkeypatch.setattr(RunDir, "sync_events", lambda self: (order.append("events"), sync(self)))
+    monkeypatch.setattr(
+        checkpoint, "write", lambda *a, **k: (order.append("checkpoint"), write(*a, **k))[1]
+    )
+    context.checkpoint.save({"model": 1}, step=1)
+    assert order == ["events", "checkpoint"]
 
 
 def test_given_metrics_decide_over_logged_ones(open_context):

@@ -64,12 +64,17 @@ def test_the_config_of_a_plan_is_valid_for_the_job_again(make_plan):
     assert module.Config.model_validate(made.config).layers[0].width == 2
 
 
-def test_the_hash_is_of_what_runs(make_plan):
+def test_the_hash_is_of_what_runs(make_plan, monkeypatch):
     one = make_plan("params.epochs=5", run_id="a")
     assert make_plan("params.epochs=5", run_id="b").hash == one.hash
     assert make_plan("params.epochs=6", run_id="a").hash != one.hash
     assert make_plan("seed=1", "params.epochs=5", run_id="a").hash != one.hash
     assert len(one.hash) == 64
+    module = plan.find_job("toyjobs.toy")
+    monkeypatch.setitem(module.Sgd.model_fields, "momentum", module.Sgd.model_fields["lr"])
+    module.Sgd.model_rebuild(force=True)
+    module.Config.model_rebuild(force=True)
+    assert make_plan("params.epochs=5", run_id="a").hash != one.hash  # a default counts as well
 
 
 def test_parameters_the_job_refuses_carry_their_line(spec_file):
