@@ -1,0 +1,173 @@
+"""Devices: what `device("cuda:0")` means, which array module an array belongs to, copies between them, thread count.
+
+CuPy is imported only here, and only when a CUDA device is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from tensorlib.errors import ArgumentError, DeviceError, InvalidValueError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class device:
+    """Where a tensor lives: `device("cpu")`, `device("cuda")`, `device("cuda:1")`, `device("cuda", 1)`."""
+
+    __slots__ = ("index", "type")
+
+    def __init__(self, type: str | int | device, index: int | None = None) -> None:
+        if isinstance(type, device):
+            self.type: str = type.type
+            self.index: int | None = type.index
+            return
+        if isinstance(type, int):
+            type, index = "cuda", type
+        if not isinstance(type, str):
+            raise ArgumentError(
+                "device", f"{type!r} is not a device", "a string such as 'cpu' or 'cuda:0'"
+            )
+        match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", type)
+        if match is None:
+            raise DeviceError(
+                "device", f"unknown device {type!r}", "'cpu', 'cuda' or 'cuda:<index>'"
+            )
+        if match[2] is not None:
+            if index is not None:
+                raise DeviceError("device", f"{type!r} already has an index, {index} given as well")
+            index = int(match[2])
+        self.type, self.index = match[1], index
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, device) and (self.type, self.index) == (other.type, other.index)
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.index))
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def __repr__(self) -> str:
+        tail = "" if self.index is None else f", index={self.index}"
+        return f"device(type='{self.type}'{tail})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return device, (self.type, self.index)
+
+
+_CPU = device("cpu")
+
+
+def _cupy(where: str) -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(
+            where,
+            f"device 'cuda' needs CuPy, which is not installed ({error})",
+            "CuPy and an NVIDIA driver",
+            hint="pip install cupy-cuda12x, or use device='cpu'",
+        ) from error
+    return cupy
+
+
+def array_namespace(*arrays: Any) -> Any:
+    """The module (numpy or cupy) whose functions make arrays like the given ones."""
+    for array in arrays:
+        if type(array) is not np.ndarray and not isinstance(
+            array, np.ndarray | np.generic | int | float
+        ):
+            if type(array).__module__.partition(".")[0] == "cupy":
+                return _cupy("array_namespace")
+            space = getattr(array, "__array_namespace__", None)
+            if space is not None:
+                return space()
+            raise ArgumentError(
+                "array_namespace", f"{type(array).__name__} is no array", "a NumPy or CuPy array"
+            )
+    return np
+
+
+def namespace_of(where: device | str | int | None) -> Any:
+    """The array module for a device; an absent GPU is an error here, not later."""
+    if where is None:
+        return np
+    kind = where if isinstance(where, device) else device(where)
+    if kind.type == "cpu":
+        return np
+    cupy = _cupy(f"device {kind}")
+    count = int(cupy.cuda.runtime.getDeviceCount())
+    if (kind.index or 0) >= count:
+        raise DeviceError(
+            f"device {kind}", f"this machine has {count} CUDA device(s)", "an index below that"
+        )
+    return cupy
+
+
+def device_of(array: Any) -> device:
+    """The device an array lives on."""
+    if isinstance(array, np.ndarray):
+        return _CPU
+    held = getattr(array, "device", None)
+    return device("cuda", int(held.id)) if hasattr(held, "id") else _CPU
+
+
+def on(where: device) -> AbstractContextManager[Any]:
+    """Make `where` current for allocations inside the `with` block."""
+    if where.type == "cpu":
+        return nullcontext()
+    context: AbstractContextManager[Any] = _cupy("device").cuda.Device(where.index or 0)
+    return context
+
+
+def move(array: Any, where: device) -> Any:
+    """The array on `where`, itself if it is there already."""
+    current = device_of(array)
+    if current.type == where.type and (where.index is None or where.index == current.index):
+        return array
+    space = namespace_of(where)
+    if where.type == "cpu":
+        return _cupy("move").asnumpy(array)
+    with on(where):
+        return space.asarray(array)
+
+
+def to_host(array: Any) -> Array:
+    """A NumPy array with the same values; no copy when it is one already."""
+    result: Array = move(array, _CPU)
+    return result
+
+
+def address(array: Any) -> int:
+    """Memory address of the first element, for finding a view inside its base."""
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data
+    return int(array.data.ptr)
+
+
+def set_num_threads(count: int) -> None:
+    """Use `count` CPU threads for matrix products in this process."""
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise ArgumentError("set_num_threads", f"{count!r} is not an integer", "a positive integer")
+    if count < 1:
+        raise InvalidValueError("set_num_threads", f"{count} given", "a positive integer")
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(count)
+
+
+def get_num_threads() -> int:
+    """The number of CPU threads used for matrix products."""
+    import threadpoolctl
+
+    counts = [
+        pool["num_threads"]
+        for pool in threadpoolctl.threadpool_info()
+        if pool["user_api"] == "blas"
+    ]
+    return max(counts, default=1)

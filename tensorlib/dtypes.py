@@ -1,0 +1,216 @@
+"""Element types under PyTorch's names, and PyTorch's promotion rules (Python scalars and 0-dim tensors never widen)."""
+
+from __future__ import annotations
+
+import builtins
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from tensorlib.errors import ArgumentError, DTypeError
+
+NumpyDType = np.dtype[Any]
+
+
+class dtype:
+    """An element type; one object per type, comparable with `is`. Prints as `tensorlib.float32`."""
+
+    __slots__ = ("is_complex", "is_floating_point", "is_signed", "itemsize", "name", "numpy")
+
+    def __init__(self, name: str, numpy_type: Any) -> None:
+        self.name = name
+        self.numpy: NumpyDType = np.dtype(numpy_type)
+        self.itemsize: int = self.numpy.itemsize
+        self.is_floating_point = self.numpy.kind == "f"
+        self.is_complex = self.numpy.kind == "c"
+        self.is_signed = self.numpy.kind in "ifc"
+
+    def __repr__(self) -> str:
+        return f"tensorlib.{self.name}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _by_name, (self.name,)
+
+    def to_real(self) -> dtype:
+        """The type of the absolute value."""
+        return of(_REAL.get(self.numpy, self.numpy))
+
+
+float16 = half = dtype("float16", np.float16)
+float32 = float = dtype("float32", np.float32)
+float64 = double = dtype("float64", np.float64)
+complex64 = cfloat = dtype("complex64", np.complex64)
+complex128 = cdouble = dtype("complex128", np.complex128)
+uint8 = dtype("uint8", np.uint8)
+uint16 = dtype("uint16", np.uint16)
+uint32 = dtype("uint32", np.uint32)
+uint64 = dtype("uint64", np.uint64)
+int8 = dtype("int8", np.int8)
+int16 = short = dtype("int16", np.int16)
+int32 = int = dtype("int32", np.int32)
+int64 = long = dtype("int64", np.int64)
+bool = dtype("bool", np.bool_)
+
+ALL = (float16, float32, float64, complex64, complex128)
+ALL = (*ALL, uint8, uint16, uint32, uint64, int8, int16, int32, int64, bool)
+
+_NAMES = {d.name: d for d in ALL}
+_OF = {d.numpy: d for d in ALL}
+_PYTHON = {"float": np.float64, "int": np.int64, "bool": np.bool_, "complex": np.complex128}
+_REAL = {
+    np.dtype(np.complex64): np.dtype(np.float32),
+    np.dtype(np.complex128): np.dtype(np.float64),
+}
+_COMPLEX = {2: np.dtype(np.complex64), 4: np.dtype(np.complex64), 8: np.dtype(np.complex128)}
+_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+
+_default: dtype = float32
+
+
+def _by_name(name: str) -> dtype:
+    return _NAMES[name]
+
+
+def of(numpy_type: Any) -> dtype:
+    """The tensorlib dtype of a NumPy dtype."""
+    found = _OF.get(numpy_type)
+    if found is None:
+        try:
+            found = _OF[np.dtype(numpy_type).newbyteorder("=")]
+        except (KeyError, TypeError):
+            raise ArgumentError(
+                "dtype",
+                f"NumPy type {numpy_type!r} has no tensor type",
+                f"one of {', '.join(_NAMES)}",
+                hint="convert with array.astype(...) first",
+            ) from None
+    return found
+
+
+def numpy_dtype(kind: Any, where: str = "dtype") -> NumpyDType:
+    """The NumPy dtype of a tensorlib dtype, a Python type (`float` is float64, as in PyTorch) or a NumPy dtype."""
+    if type(kind) is dtype:
+        return kind.numpy
+    if isinstance(kind, type) and kind.__module__ == "builtins" and kind.__name__ in _PYTHON:
+        return np.dtype(_PYTHON[kind.__name__])
+    if isinstance(kind, np.dtype) or (isinstance(kind, type) and issubclass(kind, np.generic)):
+        return of(np.dtype(kind)).numpy
+    raise ArgumentError(where, f"{kind!r} is not a dtype", "such as tensorlib.float32")
+
+
+def get_default_dtype() -> dtype:
+    """The type of new floating-point tensors."""
+    return _default
+
+
+def set_default_dtype(d: dtype) -> None:
+    """Set the type of new floating-point tensors: float16, float32 or float64."""
+    global _default
+    if not isinstance(d, dtype):
+        raise ArgumentError("set_default_dtype", f"{d!r} is not a dtype", "a tensorlib dtype")
+    if not d.is_floating_point:
+        raise ArgumentError("set_default_dtype", f"{d} given", "a floating-point dtype")
+    _default = d
+
+
+def default_numpy() -> NumpyDType:
+    """NumPy's form of the default dtype."""
+    return _default.numpy
+
+
+def default_complex() -> NumpyDType:
+    """The complex type as wide as the default dtype."""
+    return _COMPLEX[_default.itemsize]
+
+
+@lru_cache(maxsize=None)
+def promote_numpy(a: NumpyDType, b: NumpyDType) -> NumpyDType:
+    """PyTorch's promotion of two types of the same standing: the higher category wins, then the wider."""
+    if a == b:
+        return a
+    ra, rb = _RANK[a.kind], _RANK[b.kind]
+    if ra < 2 and rb < 2:
+        result = np.promote_types(a, b)
+        if result.kind == "f":  # uint64 with a signed integer
+            raise DTypeError("promote_types", f"{of(a)} with {of(b)} is not defined", "one of them")
+        return result
+    if ra >= 2 and rb >= 2:
+        return np.promote_types(a, b)
+    return a if ra > rb else b
+
+
+def promote_types(type1: dtype, type2: dtype) -> dtype:
+    """The smallest type to which both `type1` and `type2` convert, by PyTorch's table."""
+    return of(promote_numpy(type1.numpy, type2.numpy))
+
+
+def result_numpy(a: NumpyDType, a_ndim: Any, b: NumpyDType, b_ndim: Any) -> NumpyDType:
+    """Type of an operation on two tensors: a 0-dim one matters only if its category is higher."""
+    if (a_ndim == 0) != (b_ndim == 0):
+        high, low = (b, a) if a_ndim == 0 else (a, b)
+        rank = _RANK[high.kind]
+        if rank >= _RANK[low.kind]:
+            return high
+        if low.kind == "c" and rank == 2:  # float64 with a 0-dim complex64 stays wide
+            return np.promote_types(high, np.complex64)
+        return low
+    return promote_numpy(a, b)
+
+
+def scalar_numpy(a: NumpyDType, value: Any) -> NumpyDType:
+    """Type of an operation of a tensor of type `a` with the Python scalar `value`."""
+    kind = a.kind
+    if isinstance(value, complex):
+        return a if kind == "c" else (_COMPLEX[a.itemsize] if kind == "f" else default_complex())
+    if type(value) is builtins.bool or kind in "fc":
+        return a
+    if isinstance(value, builtins.float):
+        return default_numpy()
+    return np.dtype(np.int64) if kind == "b" else a
+
+
+def can_cast(from_: dtype, to: dtype) -> builtins.bool:
+    """Whether PyTorch lets an in-place result of type `from_` be stored in `to` (never down a category)."""
+    source, target = _RANK[from_.numpy.kind], _RANK[to.numpy.kind]
+    return source <= target
+
+
+class finfo:
+    """Limits of a floating-point type: `eps max min tiny smallest_normal resolution bits`."""
+
+    def __init__(self, type: dtype | None = None) -> None:
+        chosen = type or _default
+        if not (chosen.is_floating_point or chosen.is_complex):
+            raise ArgumentError(
+                "finfo", f"{chosen} given", "a floating-point dtype", hint="use iinfo"
+            )
+        info = np.finfo(chosen.numpy)
+        self.dtype, self.bits = chosen.name, builtins.int(info.bits)
+        self.eps, self.max, self.min = (
+            builtins.float(info.eps),
+            builtins.float(info.max),
+            builtins.float(info.min),
+        )
+        self.tiny = self.smallest_normal = builtins.float(info.tiny)
+        self.resolution = builtins.float(info.resolution)
+
+    def __repr__(self) -> str:
+        return (
+            f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, "
+            f"eps={self.eps:g}, smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, dtype={self.dtype})"
+        )
+
+
+class iinfo:
+    """Limits of an integer type: `max min bits`."""
+
+    def __init__(self, type: dtype) -> None:
+        if type.numpy.kind not in "iu":
+            raise ArgumentError("iinfo", f"{type} given", "an integer dtype", hint="use finfo")
+        info = np.iinfo(type.numpy)
+        self.dtype, self.bits = type.name, builtins.int(info.bits)
+        self.max, self.min = builtins.int(info.max), builtins.int(info.min)
+
+    def __repr__(self) -> str:
+        return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"

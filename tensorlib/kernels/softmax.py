@@ -1,0 +1,31 @@
+"""Softmax and its logarithm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tensorlib.kernels import kernel
+
+
+def _samples() -> list[tuple[Any, ...]]:
+    x = np.random.default_rng(0).standard_normal((4, 6, 3)).astype(np.float32)
+    return [(x, -1), (x, 1), (x * 100, 0)]
+
+
+@kernel(_samples)
+def softmax(x: Any, axis: int) -> Any:
+    """Exponentials normalised to sum to one along `axis`."""
+    out = x - x.max(axis=axis, keepdims=True)
+    np.exp(out, out=out)
+    out /= out.sum(axis=axis, keepdims=True)
+    return out
+
+
+@kernel(_samples)
+def log_softmax(x: Any, axis: int) -> Any:
+    """Logarithm of softmax along `axis`."""
+    out = x - x.max(axis=axis, keepdims=True)
+    out -= np.log(np.exp(out).sum(axis=axis, keepdims=True))
+    return out

@@ -1,0 +1,213 @@
+"""What all families of operations share: operands under PyTorch's promotion rules, dims, casts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorlib import dtypes
+from tensorlib.autograd.tape import Grads, record, record_outputs, record_view, wrap
+from tensorlib.device import Array
+from tensorlib.errors import (
+    ArgumentError,
+    DimensionError,
+    DTypeError,
+    InvalidValueError,
+    ShapeError,
+)
+
+if TYPE_CHECKING:
+    from tensorlib.tensor import Tensor
+
+__all__ = [
+    "Array",
+    "Grads",
+    "Number",
+    "astype",
+    "broadcast_shapes",
+    "differ",
+    "dim_index",
+    "dims_of",
+    "expect_tensor",
+    "floating",
+    "pair",
+    "promoted",
+    "record",
+    "record_outputs",
+    "record_view",
+    "reducer_dims",
+    "same_shape",
+    "scalar_operand",
+    "shape_of",
+    "wrap",
+]
+
+Number = bool | int | float | complex
+
+
+def astype(input: Tensor, dtype: Any) -> Tensor:
+    """`input` with elements of NumPy type `dtype`; itself when it has it."""
+    if input.array.dtype == dtype:
+        return input
+    if input.array.dtype.kind == "f" and dtype.kind in "iu":
+        output = _float_to_int(input.array, dtype)
+    elif input.array.dtype.kind == "c" and dtype.kind != "c":
+        output = input.array.real.astype(dtype)
+    else:
+        output = input.array.astype(dtype)
+
+    def backward(grad: Array) -> Grads:
+        return (grad,)
+
+    return record(output, backward, input)
+
+
+def _float_to_int(array: Array, dtype: Any) -> Array:
+    if (
+        dtype.kind == "u" and dtype.itemsize < 8
+    ):  # through int64, so that negative values wrap as in C on x86
+        return array.astype(np.int64).astype(dtype)
+    return array.astype(dtype)
+
+
+def expect_tensor(where: str, name: str, value: Any) -> None:
+    """Refuse an argument that is no Tensor, as PyTorch does (TypeError)."""
+    if not hasattr(value, "array"):
+        raise ArgumentError(
+            where,
+            f"argument '{name}' must be Tensor, not {type(value).__name__}",
+            hint="make it one with tensor(...)",
+        )
+
+
+def floating(input: Tensor) -> Tensor:
+    """`input`, with integers and booleans converted to the default floating type."""
+    return input if input.array.dtype.kind in "fc" else astype(input, dtypes.default_numpy())
+
+
+def promoted(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in their common type."""
+    a, b = input.array, other.array
+    if a.dtype == b.dtype:
+        return input, other
+    common = dtypes.result_numpy(a.dtype, a.ndim, b.dtype, b.ndim)
+    return astype(input, common), astype(other, common)
+
+
+def scalar_operand(input: Tensor, value: Any, where: str) -> Tensor:
+    """`input` in the type its operation with the Python scalar `value` has."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, bool | int | float | complex):
+        raise ArgumentError(
+            where,
+            f"argument 'other' must be Tensor or a number, not {type(value).__name__}",
+            hint="convert it with tensor(...) or float(...)",
+        )
+    common = dtypes.scalar_numpy(input.array.dtype, value)
+    return input if input.array.dtype == common else astype(input, common)
+
+
+def pair(input: Any, other: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Two tensors of common type from a tensor and a tensor or number (in either place)."""
+    if hasattr(input, "array"):
+        if hasattr(other, "array"):
+            return promoted(input, other)
+        input = scalar_operand(input, other, where)
+        return input, wrap(np.asarray(other, input.array.dtype))
+    expect_tensor(where, "other", other)
+    other = scalar_operand(other, input, where)
+    return wrap(np.asarray(input, other.array.dtype)), other
+
+
+def differ(where: str, a: Array, b: Array) -> ShapeError:
+    """The error for shapes that do not broadcast."""
+    return ShapeError(
+        where,
+        f"shapes {a.shape} and {b.shape} do not broadcast: the size of tensor a must match the size of tensor b at each "
+        "dimension counted from the end, unless one of them is 1",
+        hint="add dimensions with unsqueeze(), or check which dim is which",
+    )
+
+
+def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that tensors of these shapes broadcast to."""
+    try:
+        return np.broadcast_shapes(*(tuple(s) for s in shapes))
+    except ValueError:
+        raise ShapeError(
+            "broadcast_shapes",
+            f"shapes {[tuple(s) for s in shapes]} do not broadcast",
+            "equal sizes or 1 at each dimension counted from the end",
+        ) from None
+
+
+def dim_index(dim: Any, ndim: int, where: str) -> int:
+    """`dim` counted from the front; a 0-dim tensor takes 0 and -1, as in PyTorch."""
+    size = max(ndim, 1)
+    if not isinstance(dim, int | np.integer) or isinstance(dim, bool):
+        raise ArgumentError(where, f"dim must be int, not {type(dim).__name__}")
+    if not -size <= dim < size:
+        raise DimensionError(
+            where, f"Dimension out of range, got {dim}", f"to be in range of [{-size}, {size - 1}]"
+        )
+    return int(dim) + size if dim < 0 else int(dim)
+
+
+def dims_of(dim: Any, ndim: int, where: str) -> tuple[int, ...]:
+    """Several dims counted from the front, none twice."""
+    given = (dim,) if isinstance(dim, int | np.integer) else tuple(dim)
+    found = tuple(dim_index(d, ndim, where) for d in given)
+    if len(set(found)) != len(found):
+        raise AutogradDim(where, f"dim {given} names a dimension twice")
+    return found
+
+
+class AutogradDim(ShapeError):
+    """A dimension given twice (RuntimeError in PyTorch)."""
+
+
+def reducer_dims(dim: Any, ndim: int, where: str) -> tuple[int, ...] | None:
+    """NumPy's `axis` for PyTorch's `dim`: None and () mean all dimensions."""
+    if dim is None:
+        return None
+    if isinstance(dim, list | tuple) and len(dim) == 0:
+        return None
+    found = dims_of(dim, ndim, where)
+    return found if ndim else None
+
+
+def shape_of(where: str, sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes given as one sequence or as separate integers."""
+    if len(sizes) == 1 and not hasattr(sizes[0], "__index__"):
+        sizes = tuple(sizes[0])
+    try:
+        return tuple(s.__index__() for s in sizes)
+    except (AttributeError, TypeError):
+        raise ArgumentError(where, f"sizes {sizes} given", "integers") from None
+
+
+def same_shape(where: str, **arrays: Array) -> None:
+    """Refuse arrays of different shapes."""
+    if len({a.shape for a in arrays.values()}) > 1:
+        raise ShapeError(
+            where, ", ".join(f"{k} has shape {a.shape}" for k, a in arrays.items()), "equal shapes"
+        )
+
+
+def check_dtype(where: str, array: Array, kinds: str, expected: str) -> None:
+    """Refuse an array whose type is not of the given NumPy kinds."""
+    if array.dtype.kind not in kinds:
+        raise DTypeError(where, f"not implemented for {dtypes.of(array.dtype)}", expected)
+
+
+def choice(where: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse a value outside a fixed list."""
+    if value not in allowed:
+        raise InvalidValueError(
+            where,
+            f"{value!r} is not a valid value for {name}",
+            f"one of {', '.join(map(repr, allowed))}",
+        )

@@ -1,0 +1,186 @@
+"""Rows looked up by index: `embedding embedding_bag one_hot`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorlib import dtypes
+from tensorlib.errors import DimensionError, DTypeError, ShapeError, UnsupportedError
+from tensorlib.ops import elementwise, reduction, shape
+from tensorlib.ops._common import Array, Grads, record, wrap
+from tensorlib.ops.indexing import add_rows
+
+if TYPE_CHECKING:
+    from tensorlib.tensor import Tensor
+
+
+def _indices(where: str, input: Tensor, rows: int) -> Array:
+    i: Array = input.array
+    if i.dtype.kind not in "iu":
+        raise DTypeError(
+            where,
+            f"Expected tensor for argument 'indices' to have scalar type Long or Int; but got {dtypes.of(i.dtype)}",
+            hint="use .long()",
+        )
+    if i.size and (i.min() < 0 or i.max() >= rows):
+        bad = i[(i < 0) | (i >= rows)].reshape(-1)[0]
+        raise DimensionError(where, f"index out of range in self: {bad}", f"0 to {rows - 1}")
+    return i
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """The rows of `weight` [V, D] that the integers in `input` [...] name: [..., D]; row `padding_idx` gets no gradient."""
+    w = weight.array
+    if w.ndim != 2:
+        raise ShapeError("embedding", f"'weight' must be 2-D, shape {w.shape}")
+    if sparse:
+        raise UnsupportedError(
+            "embedding", "sparse=True gives a sparse gradient", "sparse=False", hint="leave it out"
+        )
+    if padding_idx is not None:
+        if not -len(w) <= padding_idx < len(w):
+            raise DimensionError(
+                "embedding", f"padding_idx {padding_idx}", f"within num_embeddings {len(w)}"
+            )
+        padding_idx += len(w) if padding_idx < 0 else 0
+    i = _indices("embedding", input, len(w))
+    if max_norm is not None:
+        _renormalize(weight, i, max_norm, norm_type)
+    rows, size = i.reshape(-1), w.shape
+
+    def backward(grad: Array) -> Grads:
+        out = np.zeros_like(grad, shape=size)
+        values = grad.reshape(-1, size[1])
+        kept = rows
+        if padding_idx is not None:
+            used = rows != padding_idx
+            kept, values = rows[used], values[used]
+        if scale_grad_by_freq:
+            values = values / np.bincount(kept, minlength=size[0])[kept][:, None].astype(grad.dtype)
+        add_rows(out, kept, values)
+        return (out,)
+
+    return record(w[i], backward, weight)
+
+
+def _renormalize(weight: Tensor, indices: Array, max_norm: float, norm_type: float) -> None:
+    """Shrink the used rows whose norm exceeds `max_norm`, in place, as PyTorch does."""
+    from tensorlib.autograd.tape import bump
+
+    used = np.unique(indices)
+    rows = weight.array[used]
+    norms = (np.abs(rows) ** norm_type).sum(1, keepdims=True) ** (1 / norm_type)
+    weight.array[used] = np.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows)
+    bump(weight)
+
+
+def embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Sums, means or maxima of bags of embeddings: `input` [B, N], or [total] cut at `offsets`."""
+    if mode not in ("sum", "mean", "max"):
+        raise ShapeError("embedding_bag", f"mode={mode!r}", "'sum', 'mean' or 'max'")
+    if per_sample_weights is not None and mode != "sum":
+        raise UnsupportedError(
+            "embedding_bag", f"per_sample_weights was not None with mode={mode!r}", "mode='sum'"
+        )
+    if input.array.ndim == 2:
+        if offsets is not None:
+            raise ShapeError("embedding_bag", "if input is 2D, then offsets has to be None")
+        bags, length = input.array.shape
+        starts = np.arange(0, bags * length, length) if length else np.zeros(bags, np.int64)
+        flat = shape.reshape(input, (-1,))
+    else:
+        if offsets is None:
+            raise ShapeError("embedding_bag", "offsets has to be a 1D Tensor but got None")
+        flat, starts = input, offsets.array
+        if include_last_offset:
+            starts = starts[:-1]
+    total = flat.array.size
+    bag_of = np.searchsorted(starts, np.arange(total), "right") - 1
+    rows = embedding(flat, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    if per_sample_weights is not None:
+        rows = elementwise.mul(rows, shape.reshape(per_sample_weights, (-1, 1)))
+    kept = (
+        np.ones(total, bool)
+        if padding_idx is None
+        else flat.array != padding_idx % len(weight.array)
+    )
+    from tensorlib.ops.indexing import index_add, index_select, scatter_reduce
+
+    if not kept.all():
+        chosen = np.flatnonzero(kept)
+        rows, bag_of = index_select(rows, 0, wrap(chosen)), bag_of[chosen]
+    zeros = wrap(np.zeros((len(starts), weight.array.shape[1]), weight.array.dtype))
+    if mode == "max":
+        places = wrap(np.broadcast_to(bag_of[:, None], rows.array.shape).copy())
+        return scatter_reduce(zeros, 0, places, rows, "amax", include_self=False)
+    result = index_add(zeros, 0, wrap(bag_of), rows)
+    if mode == "mean":
+        counts = np.maximum(np.bincount(bag_of, minlength=len(starts)), 1).astype(
+            weight.array.dtype
+        )
+        result = elementwise.div(result, wrap(counts[:, None]))
+    return result
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """[...] integers to [..., num_classes] zeros with a one."""
+    i = tensor.array
+    if i.dtype != np.int64:
+        raise DTypeError(
+            "one_hot",
+            f"one_hot is only applicable to index tensor of type LongTensor, got {dtypes.of(i.dtype)}",
+            hint="use .long()",
+        )
+    if i.size == 0 and num_classes <= 0:
+        raise ShapeError(
+            "one_hot", "Can not infer total number of classes from empty tensor", "num_classes"
+        )
+    if i.size and i.min() < 0:
+        raise ShapeError("one_hot", f"Class values must be non-negative, smallest is {i.min()}")
+    count = int(i.max()) + 1 if num_classes == -1 else num_classes
+    if i.size and i.max() >= count:
+        raise ShapeError(
+            "one_hot",
+            f"Class values must be smaller than num_classes={count}, largest is {i.max()}",
+        )
+    return wrap((i[..., None] == np.arange(count)).astype(np.int64))
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Cosine of the angle between vectors along `dim`."""
+    from tensorlib.ops.linalg import vector_norm
+
+    a = elementwise.div(x1, elementwise.clamp(vector_norm(x1, 2, dim, True), min=eps))
+    b = elementwise.div(x2, elementwise.clamp(vector_norm(x2, 2, dim, True), min=eps))
+    return reduction.sum(elementwise.mul(a, b), dim)
+
+
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """Norm of `x1 - x2 + eps` over the last dimension."""
+    from tensorlib.ops.linalg import vector_norm
+
+    return vector_norm(elementwise.add(elementwise.sub(x1, x2), eps), p, -1, keepdim)

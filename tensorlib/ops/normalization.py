@@ -1,0 +1,362 @@
+"""Normalisation: `batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorlib import dtypes
+from tensorlib.errors import DTypeError, ShapeError
+from tensorlib.kernels import normalization as kernels
+from tensorlib.ops import elementwise, reduction, shape
+from tensorlib.ops._common import Array, Grads, record
+
+if TYPE_CHECKING:
+    from tensorlib.tensor import Tensor
+
+
+class OneValue(ShapeError, ValueError):
+    """A batch of one value per channel has no variance (ValueError in PyTorch)."""
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """[N, C, ...] normalised per channel: by the batch in training (updating the running statistics), by them otherwise."""
+    x = input.array
+    if x.ndim < 2:
+        raise ShapeError("batch_norm", f"input has shape {x.shape}", "[N, C, ...]")
+    if x.dtype.kind != "f":
+        raise DTypeError(
+            "batch_norm", f"not implemented for {dtypes.of(x.dtype)}", "floating point"
+        )
+    for name, value in (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    ):
+        if value is not None and value.array.shape != (x.shape[1],):
+            raise ShapeError(
+                "batch_norm",
+                f"{name} should contain {x.shape[1]} elements not {value.array.size}, input {x.shape}",
+            )
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ShapeError(
+                "batch_norm",
+                "Expected running_mean and running_var to be defined when training=False",
+            )
+        return _evaluate(input, running_mean, running_var, weight, bias, eps)
+    count = x.size // max(x.shape[1], 1)
+    if count == 1:
+        raise OneValue(
+            "batch_norm",
+            f"Expected more than 1 value per channel when training, got input size {x.shape}",
+        )
+    w = None if weight is None else weight.array
+    b = None if bias is None else bias.array
+    if w is not None and w.dtype != x.dtype:
+        return elementwise.cast(
+            batch_norm(
+                elementwise.cast(input, dtypes.of(w.dtype)),
+                running_mean,
+                running_var,
+                weight,
+                bias,
+                training,
+                momentum,
+                eps,
+            ),
+            dtypes.of(x.dtype),
+        )
+    output, mean, invstd = kernels.batch_norm_train(x, w, b, eps)
+    _update(running_mean, running_var, mean, invstd, momentum, eps, count)
+    inputs = (input, *(t for t in (weight, bias) if t is not None))
+
+    def backward(grad: Array) -> Grads:
+        parts = kernels.batch_norm_train_grad(grad, x, mean, invstd, w)
+        return (
+            parts[0],
+            *((parts[1],) if weight is not None else ()),
+            *((parts[2],) if bias is not None else ()),
+        )
+
+    axes = (0, *range(2, x.ndim))
+    flat = (1, -1) + (1,) * (x.ndim - 2)
+
+    def smooth(grad: Any) -> Grads:
+        return _smooth_norm(
+            grad,
+            x,
+            None if w is None else w.reshape(flat),
+            axes,
+            axes,
+            eps,
+            weight is not None,
+            bias is not None,
+        )
+
+    return record(output, backward, *inputs, smooth=smooth)
+
+
+def _smooth_norm(
+    grad: Any,
+    x: Any,
+    w: Any,
+    axes: tuple[int, ...],
+    others: tuple[int, ...],
+    eps: float,
+    has_w: bool,
+    has_b: bool,
+) -> Grads:
+    """Gradients of normalising over `axes` in operators, with the statistics computed again from `x`."""
+    centred = x - x.mean(axes, True)
+    invstd = ((centred * centred).mean(axes, True) + eps) ** -0.5
+    hat = centred * invstd
+    inner = grad if w is None else grad * w
+    dx = invstd * (inner - inner.mean(axes, True) - hat * (inner * hat).mean(axes, True))
+    parts: Grads = (dx,)
+    if has_w:
+        parts += ((grad * hat).sum(others),)
+    if has_b:
+        parts += (grad.sum(others),)
+    return parts
+
+
+def _update(
+    running_mean: Any,
+    running_var: Any,
+    mean: Any,
+    invstd: Any,
+    momentum: float,
+    eps: float,
+    count: int,
+) -> None:
+    """Move the running statistics towards the batch's; the variance unbiased."""
+    from tensorlib.autograd.tape import bump
+
+    if running_mean is not None:
+        target = running_mean.array
+        target *= target.dtype.type(1 - momentum)
+        target += mean * target.dtype.type(momentum)
+        bump(running_mean)
+    if running_var is not None:
+        variance = (1 / (invstd.astype(np.float64) ** 2) - eps) * (count / (count - 1))
+        target = running_var.array
+        target *= target.dtype.type(1 - momentum)
+        target += (np.maximum(variance, 0) * momentum).astype(target.dtype)
+        bump(running_var)
+
+
+def _evaluate(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    x, mean, variance = input.array, running_mean.array, running_var.array
+    flat = (1, -1) + (1,) * (x.ndim - 2)
+    w = None if weight is None else weight.array
+    scale = 1 / np.sqrt(variance + variance.dtype.type(eps))
+    shift = -mean * scale
+    if w is not None:
+        shift *= w
+        factor = scale * w
+    else:
+        factor = scale
+    if bias is not None:
+        shift = shift + bias.array
+    output = x * factor.reshape(flat).astype(x.dtype, copy=False)
+    output += shift.reshape(flat).astype(x.dtype, copy=False)
+    axes = (0, *range(2, x.ndim))
+    inputs = (input, *(t for t in (weight, bias) if t is not None))
+
+    def backward(grad: Array) -> Grads:
+        inverse = ((variance + eps) ** -0.5).reshape(flat).astype(x.dtype)
+        parts: Grads = (grad * (inverse if w is None else inverse * w.reshape(flat)),)
+        if weight is not None:
+            parts += ((grad * ((x - mean.reshape(flat)) * inverse)).sum(axes),)
+        if bias is not None:
+            parts += (grad.sum(axes),)
+        return parts
+
+    def smooth(grad: Any) -> Grads:
+        inverse = ((running_var.array + eps) ** -0.5).reshape(flat).astype(grad.array.dtype)
+        parts: Grads = (grad * (inverse if w is None else w.reshape(flat) * inverse),)
+        if weight is not None:
+            parts += ((grad * ((x - running_mean.array.reshape(flat)) * inverse)).sum(axes),)
+        if bias is not None:
+            parts += (grad.sum(axes),)
+        return parts
+
+    backward.__qualname__ = "batch_norm.backward"
+    return record(output, backward, *inputs, smooth=smooth)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int] | int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`input` normalised over its last dimensions `normalized_shape`, times `weight` plus `bias`."""
+    x = input.array
+    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    n = len(sizes)
+    if not n or x.shape[-n:] != sizes:
+        raise ShapeError(
+            "layer_norm",
+            f"Given normalized_shape={list(sizes)}, expected input with shape [*, {', '.join(map(str, sizes))}], but got input of size {x.shape}",
+        )
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and value.array.shape != sizes:
+            raise ShapeError("layer_norm", f"{name} has shape {value.array.shape}", f"{sizes}")
+    axes = tuple(range(x.ndim - n, x.ndim))
+    lead = tuple(range(x.ndim - n))
+    hat, invstd = kernels.row_norm(x.reshape(-1, math.prod(sizes)), eps)
+    normal = hat.reshape(x.shape)
+    w = None if weight is None else weight.array
+    output = normal if w is None else normal * w
+    if bias is not None:
+        output = output + bias.array
+    inputs = (input, *(t for t in (weight, bias) if t is not None))
+
+    def backward(grad: Array) -> Grads:
+        inner = (grad if w is None else grad * w).reshape(hat.shape)
+        centre = inner.mean(-1, keepdims=True)
+        along = np.einsum("ij,ij->i", inner, hat)[:, None] / hat.shape[-1]
+        dx = ((inner - centre - hat * along) * invstd).reshape(x.shape)
+        parts: Grads = (dx,)
+        if weight is not None:
+            parts += (kernels.column_sums((grad * normal).reshape(hat.shape)).reshape(sizes),)
+        if bias is not None:
+            parts += (kernels.column_sums(grad.reshape(hat.shape)).reshape(sizes),)
+        return parts
+
+    def smooth(grad: Any) -> Grads:
+        return _smooth_norm(grad, x, w, axes, lead, eps, weight is not None, bias is not None)
+
+    return record(output, backward, *inputs, smooth=smooth)
+
+
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """`input` divided by its root mean square over the last dimensions `normalized_shape`."""
+    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    n = len(sizes)
+    if not n or input.array.shape[-n:] != sizes:
+        raise ShapeError(
+            "rms_norm",
+            f"Given normalized_shape={list(sizes)}, got input of size {input.array.shape}",
+        )
+    limit = np.finfo(input.array.dtype).eps.item() if eps is None else eps
+    size = reduction.mean(elementwise.square(input), tuple(range(-n, 0)), True)
+    result = elementwise.mul(input, elementwise.rsqrt(elementwise.add(size, limit)))
+    return result if weight is None else elementwise.mul(result, weight)
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """[N, C, ...] normalised over groups of channels and all positions."""
+    x = input.array
+    if x.ndim < 2 or num_groups < 1 or x.shape[1] % num_groups:
+        raise ShapeError(
+            "group_norm",
+            f"Expected number of channels in input to be divisible by num_groups, but got input of shape {x.shape} and num_groups={num_groups}",
+        )
+    if (
+        x.shape[0]
+        and x.size == x.shape[0] * num_groups
+        and math.prod(x.shape[2:]) * (x.shape[1] // num_groups) == 1
+        and x.shape[0] == 1
+    ):
+        raise OneValue(
+            "group_norm",
+            f"Expected more than 1 value per channel when training, got input size {x.shape}",
+        )
+    rows = shape.reshape(input, (x.shape[0] * num_groups, -1))
+    result = shape.reshape(layer_norm(rows, (rows.array.shape[1],), None, None, eps), x.shape)
+    flat = (1, -1) + (1,) * (x.ndim - 2)
+    if weight is not None:
+        result = elementwise.mul(result, shape.reshape(weight, flat))
+    return result if bias is None else elementwise.add(result, shape.reshape(bias, flat))
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """[N, C, ...] normalised per image and channel."""
+    x = input.array
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if math.prod(x.shape[2:]) == 1:
+        raise OneValue(
+            "instance_norm",
+            f"Expected more than 1 spatial element when training, got input size {x.shape}",
+        )
+    if running_mean is not None or running_var is not None:
+        axes = tuple(range(2, x.ndim))
+        count = math.prod(x.shape[2:])
+        mean, variance = x.mean(axes), x.var(axes)
+        _update(
+            running_mean,
+            running_var,
+            mean.mean(0),
+            1 / np.sqrt(variance.mean(0) + eps),
+            momentum,
+            eps,
+            count,
+        )
+    return group_norm(input, x.shape[1], weight, bias, eps)
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """Channels divided by a power of the energy of their neighbours."""
+    from tensorlib.ops.padding import pad_constant
+    from tensorlib.ops.shape import unfold
+
+    if input.array.ndim < 3:
+        raise ShapeError(
+            "local_response_norm",
+            f"Expected 3D or higher dimensionality input (got {input.array.shape})",
+        )
+    sides = [(0, 0)] * input.array.ndim
+    sides[1] = (size // 2, (size - 1) // 2)
+    energy = reduction.mean(
+        unfold(pad_constant(elementwise.square(input), sides, 0.0), 1, size, 1), -1
+    )
+    return elementwise.div(
+        input, elementwise.pow(elementwise.add(elementwise.mul(energy, alpha), k), beta)
+    )

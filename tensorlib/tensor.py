@@ -1,0 +1,1131 @@
+"""`Tensor`: an array, its gradient and its place on the tape. Its methods are aliases of the operations in `ops`.
+
+NumPy's floating-point warnings are switched off in threads that compute with tensors: as in PyTorch, infinities and NaN
+are values, not events.
+"""
+
+from __future__ import annotations
+
+import builtins
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Concatenate, ParamSpec
+
+import numpy as np
+
+from tensorlib import creation, dtypes, printing, random
+from tensorlib.autograd import engine, tape
+from tensorlib.autograd.tape import Handle, bump, check_inplace, mode, record, wrap
+from tensorlib.device import address, device_of, move, to_host
+from tensorlib.device import device as device_type
+from tensorlib.errors import (
+    ArgumentError,
+    AutogradError,
+    DimensionError,
+    DTypeError,
+    ShapeError,
+    UnsupportedError,
+)
+from tensorlib.ops import activation, elementwise, indexing, linalg, reduction, special
+from tensorlib.ops import shape as shapes
+from tensorlib.ops._common import Array, Grads, dim_index
+
+P = ParamSpec("P")
+_bool, _int, _float, _complex = builtins.bool, builtins.int, builtins.float, builtins.complex
+
+
+class Size(tuple[int, ...]):
+    """The shape of a tensor: a tuple that prints as PyTorch's."""
+
+    __slots__ = ()
+
+    def numel(self) -> int:
+        """Number of elements."""
+        count = 1
+        for n in self:
+            count *= n
+        return count
+
+    def __repr__(self) -> str:
+        return f"tensorlib.Size([{', '.join(map(str, self))}])"
+
+    def __getitem__(self, index: Any) -> Any:
+        found = tuple.__getitem__(self, index)
+        return Size(found) if isinstance(index, slice) else found
+
+    def __add__(self, other: Any) -> Any:
+        return Size(tuple.__add__(self, tuple(other)))
+
+
+# -- in-place operations --------------------------------------------------------------------------------------------
+
+
+def store(
+    self: Tensor, where: str, operation: Callable[..., Tensor], *args: Any, **kwargs: Any
+) -> Tensor:
+    """Put the result of `operation(self, ...)` into the memory of `self`, with its history, and return `self`."""
+    check_inplace(self, where)
+    result = operation(self, *args, **kwargs)
+    target, value = self.array, result.array
+    if value.shape != target.shape:
+        raise ShapeError(
+            where,
+            f"output with shape {target.shape} doesn't match the broadcast shape {value.shape}",
+        )
+    if value.dtype != target.dtype:
+        if not dtypes.can_cast(dtypes.of(value.dtype), dtypes.of(target.dtype)):
+            raise DTypeError(
+                where,
+                f"result type {dtypes.of(value.dtype)} can't be cast to the desired output type {dtypes.of(target.dtype)}",
+            )
+        result = elementwise.cast(result, dtypes.of(target.dtype))
+        value = result.array
+    node = result._node
+    if node is None:
+        np.copyto(target, value)
+        bump(self)
+        return self
+    tape.keep_old_values(node, target)
+    np.copyto(target, value)
+    bump(self)
+    if self._base is None:
+        self._node, self._requires_grad = node, True
+        return self
+
+    def copy_slices(grad: Array) -> Grads:
+        return (grad,)
+
+    label = node.name()
+    tape.rebase(self, copy_slices, [(node, value.shape, value.dtype, result._counter, 0, 0)], label)
+    return self
+
+
+def _inplace(
+    operation: Callable[Concatenate[Tensor, P], Any], quick: Any = None
+) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """The in-place twin of an operation; `quick` is a ufunc for the case without history."""
+    where = operation.__name__ + "_"
+
+    def twin(self: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if (
+            quick is not None
+            and len(args) == 1
+            and not kwargs
+            and not (mode.grad and self._requires_grad)
+        ):
+            other: Any = args[0]
+            target = self.array
+            if target.dtype.kind == "f" and self._base is None:
+                if isinstance(other, _int | _float):
+                    quick(target, other, out=target)
+                    bump(self)
+                    return self
+                if (
+                    hasattr(other, "array")
+                    and other.array.dtype == target.dtype
+                    and not (mode.grad and other.requires_grad)
+                ):
+                    try:
+                        quick(target, other.array, out=target)
+                    except ValueError:
+                        return store(self, where, operation, *args, **kwargs)
+                    bump(self)
+                    return self
+        return store(self, where, operation, *args, **kwargs)
+
+    twin.__name__ = where
+    twin.__doc__ = f"`{operation.__name__}` in place."
+    return twin
+
+
+def _fill(input: Tensor, value: Any) -> Tensor:
+    x = input.array
+    given = value.array if hasattr(value, "array") else value
+    if hasattr(given, "ndim") and given.ndim:
+        raise ShapeError("fill_", f"value has shape {given.shape}", "a number or a 0-dim tensor")
+
+    def fill(grad: Array) -> Grads:
+        zeros = np.zeros_like(grad)
+        return (zeros, grad.sum()) if hasattr(value, "array") else (zeros,)
+
+    if isinstance(given, _float) and x.dtype.kind in "iu":
+        given = _int(given)
+    output = np.full_like(x, given)
+    return (
+        record(output, fill, input, value)
+        if hasattr(value, "array")
+        else record(output, fill, input)
+    )
+
+
+def _copy(input: Tensor, source: Tensor) -> Tensor:
+    x = input.array
+    kind = x.dtype
+    values = source if source.array.dtype == kind else elementwise.astype(source, kind)
+    try:
+        output = np.broadcast_to(move(values.array, device_of(x)), x.shape)
+    except ValueError:
+        raise ShapeError(
+            "copy_",
+            f"The size of tensor a {x.shape} must match the size of tensor b {source.array.shape}",
+        ) from None
+
+    def copy(grad: Array) -> Grads:
+        return np.zeros_like(grad), grad
+
+    return record(output, copy, input, values)
+
+
+def _rebuild(kind: Any, array: Any, requires_grad: _bool, attributes: Any) -> Tensor:
+    """A tensor from its pickled parts."""
+    result = wrap(array)
+    if kind is not Tensor:
+        result = _as_class(result, kind)
+    result._requires_grad = requires_grad
+    for name, value in (attributes or {}).items():
+        setattr(result, name, value)
+    return result
+
+
+def _as_class(tensor: Tensor, kind: Any) -> Any:
+    made = object.__new__(kind)
+    for name in ("array", "_requires_grad", "_node", "_grad", "_base", "_counter", "_extra"):
+        setattr(made, name, getattr(tensor, name))
+    return made
+
+
+class Tensor:
+    """An n-dimensional array with PyTorch's methods. Make one with `tensorlib.tensor(data)`; `Tensor(2, 3)` is uninitialised."""
+
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_counter",
+        "_extra",
+        "_grad",
+        "_node",
+        "_requires_grad",
+        "_seen",
+        "array",
+    )
+    __array_priority__ = 1000
+
+    array: Any
+    _requires_grad: _bool
+    _node: Any
+    _grad: Tensor | None
+    _base: Tensor | None
+    _counter: list[Any]
+    _seen: _int
+    _extra: dict[str, Any] | None
+
+    def __new__(cls, *data: Any, device: Any = None) -> Tensor:
+        if len(data) == 1 and not isinstance(data[0], _int):
+            made = creation.tensor(data[0], dtype=dtypes.get_default_dtype(), device=device)
+        else:
+            made = creation.zeros(*(data or (0,)), device=device)
+        return made if cls is Tensor else _as_class(made, cls)
+
+    @classmethod
+    def _wrap(cls, array: Any, requires_grad: _bool = False) -> Tensor:
+        """A Tensor (or subclass) around `array` without copy; fast, for internal use."""
+        result = wrap(array)
+        result._requires_grad = requires_grad
+        return result if cls is Tensor else _as_class(result, cls)
+
+    def _sync(self) -> None:
+        """Bring a view's history up to date after its memory was changed through another tensor."""
+        tape.sync_view(self)
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> Size:
+        """Sizes of the dimensions."""
+        return Size(self.array.shape)
+
+    @property
+    def dtype(self) -> dtypes.dtype:
+        """Element type."""
+        return dtypes.of(self.array.dtype)
+
+    @property
+    def device(self) -> device_type:
+        """Where the array lives."""
+        return device_of(self.array)
+
+    @property
+    def ndim(self) -> _int:
+        """Number of dimensions."""
+        return self.array.ndim  # type: ignore[no-any-return]  # arrays of any backend
+
+    @property
+    def itemsize(self) -> _int:
+        """Bytes per element."""
+        return self.array.itemsize  # type: ignore[no-any-return]
+
+    @property
+    def nbytes(self) -> _int:
+        """Bytes of all elements."""
+        return self.array.nbytes  # type: ignore[no-any-return]
+
+    @property
+    def _version(self) -> _int:
+        return self._counter[0]  # type: ignore[no-any-return]
+
+    @property
+    def is_cuda(self) -> _bool:
+        """Whether it lives on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def is_leaf(self) -> _bool:
+        """Whether no operation made it (its gradient is kept in `.grad`)."""
+        if self._base is not None:
+            self._sync()
+        return self._node is None
+
+    @property
+    def is_sparse(self) -> _bool:
+        """Always False: all tensors are dense."""
+        return False
+
+    @property
+    def layout(self) -> str:
+        """Always strided."""
+        return "tensorlib.strided"
+
+    @property
+    def requires_grad(self) -> _bool:
+        """Whether gradients flow to it."""
+        if self._base is not None:
+            self._sync()
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: _bool) -> None:
+        self.requires_grad_(value)
+
+    def requires_grad_(self, requires_grad: _bool = True) -> Tensor:
+        """Let gradients flow to this leaf, or no longer."""
+        if self._node is not None:
+            if not requires_grad:
+                raise AutogradError(
+                    "requires_grad_",
+                    "you can only change requires_grad flags of leaf variables",
+                    hint="use detach() to get a tensor without history",
+                )
+            return self
+        if requires_grad and self.array.dtype.kind not in "fc":
+            raise DTypeError(
+                "requires_grad_",
+                f"only Tensors of floating point and complex dtype can require gradients, got {self.dtype}",
+            )
+        self._requires_grad = _bool(requires_grad)
+        return self
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward accumulated."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise ArgumentError(
+                    "grad",
+                    f"assigned grad expected to be a Tensor or None but got {type(value).__name__}",
+                )
+            if value.array.shape != self.array.shape:
+                raise ShapeError(
+                    "grad",
+                    f"assigned grad has data of a different size: {value.array.shape}",
+                    f"{self.array.shape}",
+                )
+            if value.array.dtype != self.array.dtype:
+                raise DTypeError(
+                    "grad",
+                    f"assigned grad has data of a different type: {value.dtype}",
+                    f"{self.dtype}",
+                )
+        self._grad = value
+
+    @property
+    def grad_fn(self) -> Any:
+        """The node that made it, None for a leaf."""
+        if self._base is not None:
+            self._sync()
+        return self._node
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory without history; changes through it are not tracked."""
+        return wrap(self.array)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise ArgumentError("data", f"{type(value).__name__} assigned", "a Tensor")
+        self.array = value.array
+
+    def detach(self) -> Tensor:
+        """The same memory without history."""
+        result = wrap(self.array)
+        result._counter = self._counter
+        return result
+
+    def detach_(self) -> Tensor:
+        """Cut the history of this tensor."""
+        if self._base is not None:
+            raise AutogradError(
+                "detach_", "can't detach views in-place", hint="use detach() instead"
+            )
+        self._node, self._requires_grad = None, False
+        return self
+
+    # -- autograd -----------------------------------------------------------------------------------------------------
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: _bool | None = None,
+        create_graph: _bool = False,
+        inputs: Any = None,
+    ) -> None:
+        """Add the gradients of this tensor to `.grad` of the leaves it was computed from."""
+        engine.backward(self, gradient, retain_graph, create_graph, inputs)
+
+    def _hooks(self, key: str) -> list[Any]:
+        if self._extra is None:
+            self._extra = {}
+        found: list[Any] = self._extra.setdefault(key, [])
+        return found
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
+        """Call `hook(grad)` when this tensor's gradient is known; a Tensor it returns replaces the gradient."""
+        if not self.requires_grad:
+            raise AutogradError(
+                "register_hook", "cannot register a hook on a tensor that doesn't require gradient"
+            )
+        if self._node is None:
+            return Handle(self._hooks("hooks"), hook)
+        handle: Handle = self._node.register_hook(hook)
+        return handle
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
+        """Call `hook(tensor)` after this leaf's `.grad` was updated."""
+        if not self.requires_grad or self._node is not None:
+            raise AutogradError(
+                "register_post_accumulate_grad_hook",
+                "post accumulate grad hooks cannot be registered on non-leaf tensors",
+            )
+        return Handle(self._hooks("post_accumulate"), hook)
+
+    def retain_grad(self) -> None:
+        """Keep `.grad` of this non-leaf tensor too."""
+        if not self.requires_grad:
+            raise AutogradError(
+                "retain_grad", "can't retain_grad on Tensor that has requires_grad=False"
+            )
+        if self._node is None or (self._extra and self._extra.get("retained")):
+            return
+        if self._extra is None:
+            self._extra = {}
+        self._extra["retained"] = True
+        me = weakref.ref(self)
+
+        def keep(grad: Tensor) -> None:
+            tensor = me()
+            if tensor is not None:
+                tensor._grad = grad if tensor._grad is None else tensor._grad + grad
+
+        self._node.register_hook(keep)
+
+    @property
+    def retains_grad(self) -> _bool:
+        """Whether `retain_grad` was called on this non-leaf tensor."""
+        return _bool(self._extra and self._extra.get("retained"))
+
+    # -- leaving tensorlib ----------------------------------------------------------------------------------------------
+
+    def numpy(self, *, force: _bool = False) -> Any:
+        """The array itself, sharing memory; `force` detaches and copies from a GPU."""
+        if force:
+            return to_host(self.array)
+        if self.requires_grad:
+            raise AutogradError(
+                "numpy",
+                "Can't call numpy() on Tensor that requires grad",
+                hint="use tensor.detach().numpy() instead",
+            )
+        if not isinstance(self.array, np.ndarray):
+            raise ArgumentError(
+                "numpy",
+                f"can't convert {self.device} device type tensor to numpy",
+                hint="use tensor.cpu() first",
+            )
+        return self.array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        array = self.numpy()
+        if dtype is None or array.dtype == dtype:
+            return array.copy() if copy else array
+        return array.astype(dtype)
+
+    def item(self) -> Any:
+        """The only element as a Python number."""
+        if self.array.size != 1:
+            raise ShapeError(
+                "item",
+                f"a Tensor with {self.array.size} elements cannot be converted to Scalar, shape {self.array.shape}",
+            )
+        return self.array.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.array.tolist()
+
+    def __bool__(self) -> _bool:
+        if self.array.size != 1:
+            raise ShapeError(
+                "bool",
+                f"Boolean value of Tensor with {'no values' if not self.array.size else 'more than one value'} is ambiguous, shape {self.array.shape}",
+                hint="use .any() or .all()",
+            )
+        return _bool(self.array.item())
+
+    def __int__(self) -> _int:
+        return _int(self.item())
+
+    def __float__(self) -> _float:
+        return _float(self.item())
+
+    def __complex__(self) -> _complex:
+        return _complex(self.item())
+
+    def __index__(self) -> _int:
+        if self.array.dtype.kind not in "iub" or self.array.size != 1:
+            raise ArgumentError(
+                "index",
+                f"only integer tensors of a single element can be converted to an index, got {self.dtype}, shape {self.array.shape}",
+            )
+        return _int(self.array.item())
+
+    def __len__(self) -> _int:
+        if not self.array.ndim:
+            raise ArgumentError("len", "len() of a 0-d tensor")
+        return len(self.array)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.array.ndim:
+            raise ArgumentError("iter", "iteration over a 0-d tensor")
+        return iter(shapes.unbind(self, 0))
+
+    def __contains__(self, element: Any) -> _bool:
+        return _bool(
+            (self.array == (element.array if isinstance(element, Tensor) else element)).any()
+        )
+
+    def __hash__(self) -> _int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return printing.text(self)
+
+    def __format__(self, spec: str) -> str:
+        if self.array.ndim == 0 and spec:
+            return self.array.item().__format__(spec)  # type: ignore[no-any-return]
+        return object.__format__(self, spec)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        attributes = getattr(self, "__dict__", None)
+        return _rebuild, (
+            type(self),
+            self.array,
+            self._requires_grad and self._node is None,
+            attributes,
+        )
+
+    def __deepcopy__(self, memo: dict[_int, Any]) -> Tensor:
+        if self._node is not None:
+            raise AutogradError(
+                "deepcopy",
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol",
+                hint="detach() it first",
+            )
+        from copy import deepcopy
+
+        made = _rebuild(type(self), self.array.copy("K"), self._requires_grad, None)
+        memo[id(self)] = made
+        made._grad = deepcopy(self._grad, memo)
+        for name, value in getattr(self, "__dict__", {}).items():
+            setattr(made, name, deepcopy(value, memo))
+        return made
+
+    # -- sizes and memory -----------------------------------------------------------------------------------------------
+
+    def size(self, dim: _int | None = None) -> Any:
+        """The shape, or one of its sizes."""
+        return self.shape if dim is None else self._dim_value(self.array.shape, dim, "size")
+
+    def _dim_value(self, values: tuple[_int, ...], dim: _int, where: str) -> _int:
+        if not values:
+            raise DimensionError(
+                where, f"Dimension specified as {dim} but tensor has no dimensions"
+            )
+        return values[dim_index(dim, len(values), where)]
+
+    def dim(self) -> _int:
+        """Number of dimensions."""
+        return self.array.ndim  # type: ignore[no-any-return]
+
+    ndimension = dim
+
+    def numel(self) -> _int:
+        """Number of elements."""
+        return self.array.size  # type: ignore[no-any-return]
+
+    nelement = numel
+
+    def element_size(self) -> _int:
+        """Bytes per element."""
+        return self.array.itemsize  # type: ignore[no-any-return]
+
+    def stride(self, dim: _int | None = None) -> Any:
+        """Steps in elements from one index to the next, per dimension."""
+        item = self.array.itemsize
+        steps = tuple(s // item for s in self.array.strides)
+        return steps if dim is None else self._dim_value(steps, dim, "stride")
+
+    def storage_offset(self) -> _int:
+        """Elements between the start of the memory it views and its own first element."""
+        if self._base is None:
+            return 0
+        return (address(self.array) - address(self._base.array)) // self.array.itemsize
+
+    def data_ptr(self) -> _int:
+        """Memory address of the first element."""
+        return address(self.array)
+
+    def is_contiguous(self, memory_format: Any = None) -> _bool:
+        """Whether memory is in row-major order (or channels last, if asked)."""
+        if memory_format is not None and str(memory_format).endswith("channels_last"):
+            return self.array.ndim == 4 and self.array.transpose(0, 2, 3, 1).flags.c_contiguous
+        return self.array.flags.c_contiguous  # type: ignore[no-any-return]
+
+    def is_floating_point(self) -> _bool:
+        """Whether elements are floating-point numbers."""
+        return self.array.dtype.kind == "f"  # type: ignore[no-any-return]
+
+    def is_complex(self) -> _bool:
+        """Whether elements are complex numbers."""
+        return self.array.dtype.kind == "c"  # type: ignore[no-any-return]
+
+    def is_signed(self) -> _bool:
+        """Whether elements can be negative."""
+        return self.array.dtype.kind in "ifc"
+
+    def is_inference(self) -> _bool:
+        """Always False: tensors made in `inference_mode` are ordinary ones."""
+        return False
+
+    def get_device(self) -> _int:
+        """Index of the GPU, -1 on the CPU."""
+        return -1 if self.device.type == "cpu" else self.device.index or 0
+
+    def pin_memory(self) -> Tensor:
+        """Itself: memory is not pinned."""
+        return self
+
+    def share_memory_(self) -> Tensor:
+        """Refused: tensors are not shared between processes."""
+        raise UnsupportedError(
+            "share_memory_", "tensors are not shared between processes", "tensorlib.distributed"
+        )
+
+    # -- types and devices ----------------------------------------------------------------------------------------------
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Another dtype and/or device: `to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`; itself if nothing changes."""
+        dtype, where = kwargs.pop("dtype", None), kwargs.pop("device", None)
+        copy = kwargs.pop("copy", False)
+        kwargs.pop("non_blocking", None)
+        layout = kwargs.pop("memory_format", None)
+        if kwargs:
+            raise ArgumentError("to", f"unexpected arguments {sorted(kwargs)}")
+        flags = []
+        for value in args:
+            if isinstance(value, Tensor):
+                dtype, where = value.dtype, value.device
+            elif isinstance(value, str | device_type):
+                where = value
+            elif isinstance(value, _bool):
+                flags.append(value)
+            elif value is not None:
+                dtype = value
+        copy = copy or (len(flags) > 1 and flags[1])
+        result = self
+        if dtype is not None:
+            result = elementwise.cast(result, dtype)
+        if where is not None:
+            result = _moved(result, where if isinstance(where, device_type) else device_type(where))
+        if layout is not None and not str(layout).endswith("preserve_format"):
+            result = shapes.contiguous(result, layout)
+        return shapes.clone(result) if copy and result is self else result
+
+    def type(self, dtype: Any = None) -> Any:
+        """The dtype's name, or `to(dtype)`."""
+        return f"tensorlib.{self.dtype.name}" if dtype is None else elementwise.cast(self, dtype)
+
+    def type_as(self, other: Tensor) -> Tensor:
+        """`to(other.dtype)`."""
+        return elementwise.cast(self, other.dtype)
+
+    def cpu(self) -> Tensor:
+        """On the CPU."""
+        return _moved(self, device_type("cpu"))
+
+    def cuda(self, device: Any = None) -> Tensor:
+        """On a GPU."""
+        return _moved(self, device_type("cuda" if device is None else device))
+
+    def float(self) -> Tensor:
+        """As float32."""
+        return elementwise.cast(self, dtypes.float32)
+
+    def double(self) -> Tensor:
+        """As float64."""
+        return elementwise.cast(self, dtypes.float64)
+
+    def half(self) -> Tensor:
+        """As float16."""
+        return elementwise.cast(self, dtypes.float16)
+
+    def bfloat16(self) -> Tensor:
+        """Refused: NumPy has no bfloat16."""
+        raise UnsupportedError(
+            "bfloat16",
+            "bfloat16 is not supported: NumPy has no such type",
+            hint="use float32 or half()",
+        )
+
+    def long(self) -> Tensor:
+        """As int64."""
+        return elementwise.cast(self, dtypes.int64)
+
+    def int(self) -> Tensor:
+        """As int32."""
+        return elementwise.cast(self, dtypes.int32)
+
+    def short(self) -> Tensor:
+        """As int16."""
+        return elementwise.cast(self, dtypes.int16)
+
+    def char(self) -> Tensor:
+        """As int8."""
+        return elementwise.cast(self, dtypes.int8)
+
+    def byte(self) -> Tensor:
+        """As uint8."""
+        return elementwise.cast(self, dtypes.uint8)
+
+    def bool(self) -> Tensor:
+        """As bool."""
+        return elementwise.cast(self, dtypes.bool)
+
+    def cfloat(self) -> Tensor:
+        """As complex64."""
+        return elementwise.cast(self, dtypes.complex64)
+
+    # -- new tensors of the same type -------------------------------------------------------------------------------------
+
+    def new_tensor(
+        self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False
+    ) -> Tensor:
+        """A tensor with a copy of `data`, by default of this dtype."""
+        return creation.tensor(
+            data,
+            dtype=dtype or self.dtype,
+            device=device or self.device,
+            requires_grad=requires_grad,
+        )
+
+    def new_zeros(
+        self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False
+    ) -> Tensor:
+        """Zeros, by default of this dtype."""
+        return creation.zeros(
+            *size,
+            dtype=dtype or self.dtype,
+            device=device or self.device,
+            requires_grad=requires_grad,
+        )
+
+    def new_ones(
+        self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False
+    ) -> Tensor:
+        """Ones, by default of this dtype."""
+        return creation.ones(
+            *size,
+            dtype=dtype or self.dtype,
+            device=device or self.device,
+            requires_grad=requires_grad,
+        )
+
+    def new_empty(
+        self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False
+    ) -> Tensor:
+        """Uninitialised memory, by default of this dtype."""
+        return creation.empty(
+            *size,
+            dtype=dtype or self.dtype,
+            device=device or self.device,
+            requires_grad=requires_grad,
+        )
+
+    def new_full(
+        self,
+        size: Any,
+        fill_value: Any,
+        *,
+        dtype: Any = None,
+        device: Any = None,
+        requires_grad: _bool = False,
+    ) -> Tensor:
+        """`fill_value` everywhere, by default of this dtype."""
+        return creation.full(
+            size,
+            fill_value,
+            dtype=dtype or self.dtype,
+            device=device or self.device,
+            requires_grad=requires_grad,
+        )
+
+    # -- in place, special ------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return indexing.getitem(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        indexing.setitem(self, index, value)
+
+    def copy_(self, src: Tensor, non_blocking: _bool = False) -> Tensor:
+        """The values of `src`, broadcast and converted, in this memory."""
+        if not isinstance(src, Tensor):
+            raise ArgumentError(
+                "copy_", f"argument 'other' must be Tensor, not {type(src).__name__}"
+            )
+        return store(self, "copy_", _copy, src)
+
+    def fill_(self, value: Any) -> Tensor:
+        """`value` everywhere."""
+        if not (mode.grad and (self.requires_grad or isinstance(value, Tensor))):
+            self.array.fill(value.item() if isinstance(value, Tensor) else value)
+            bump(self)
+            return self
+        return store(self, "fill_", _fill, value)
+
+    def zero_(self) -> Tensor:
+        """Zero everywhere."""
+        return self.fill_(0)
+
+    def fill_diagonal_(self, fill_value: Any) -> Tensor:
+        """`fill_value` on the main diagonal."""
+        check_inplace(self, "fill_diagonal_")
+        shapes.diagonal(self).fill_(fill_value)
+        return self
+
+    def _draw(self, where: str, values: Callable[[], Any]) -> Tensor:
+        check_inplace(self, where)
+        if mode.grad and self.requires_grad:
+            return store(self, where, _copy, wrap(values().astype(self.array.dtype)))
+        np.copyto(self.array, values(), casting="unsafe")
+        bump(self)
+        return self
+
+    def uniform_(self, from_: _float = 0, to: _float = 1, *, generator: Any = None) -> Tensor:
+        """Uniform numbers in [from, to)."""
+        if from_ > to:
+            raise ShapeError(
+                "uniform_",
+                f"expects to return a [from, to) range, but found from={from_} > to={to}",
+            )
+        a = self.array
+        return self._draw(
+            "uniform_", lambda: random.pick(generator).uniform(a.shape, a.dtype, from_, to)
+        )
+
+    def normal_(self, mean: _float = 0, std: _float = 1, *, generator: Any = None) -> Tensor:
+        """Normal numbers."""
+        if std < 0:
+            raise ShapeError("normal_", f"expects std >= 0.0, but found std {std}")
+        a = self.array
+        return self._draw(
+            "normal_", lambda: random.pick(generator).normal(a.shape, a.dtype, mean, std)
+        )
+
+    def exponential_(self, lambd: _float = 1, *, generator: Any = None) -> Tensor:
+        """Exponential numbers of rate `lambd`."""
+        if lambd <= 0:
+            raise ShapeError("exponential_", f"expects lambda > 0.0, but found lambda={lambd}")
+        a = self.array
+        return self._draw(
+            "exponential_", lambda: random.pick(generator).exponential(a.shape, a.dtype, lambd)
+        )
+
+    def random_(self, from_: _int = 0, to: _int | None = None, *, generator: Any = None) -> Tensor:
+        """Integers in [from, to); `random_(to)` starts at 0; without limits all the type holds exactly."""
+        a = self.array
+        if to is None:
+            limit = (
+                (np.iinfo(a.dtype).max + 1)
+                if a.dtype.kind in "iu"
+                else 1 << (np.finfo(a.dtype).nmant + 1)
+            )
+            from_, to = (0, from_) if from_ else (0, limit)
+        low, high = from_, to
+        return self._draw("random_", lambda: random.pick(generator).integers(low, high, a.shape))
+
+    def bernoulli_(self, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+        """Ones with probability `p` (a number or a tensor)."""
+        a = self.array
+        chance = p.array if isinstance(p, Tensor) else p
+        return self._draw(
+            "bernoulli_", lambda: random.pick(generator).bernoulli(a.shape, chance, a.dtype)
+        )
+
+    # -- aliases of operations --------------------------------------------------------------------------------------------
+    # fmt: off
+
+    add = __add__ = __radd__ = elementwise.add
+    sub = subtract = __sub__ = elementwise.sub
+    rsub = __rsub__ = elementwise.rsub
+    mul = multiply = __mul__ = __rmul__ = elementwise.mul
+    div = divide = __truediv__ = elementwise.div
+    true_divide = elementwise.div
+    __rtruediv__ = __rdiv__ = elementwise.rdiv
+    floor_divide = __floordiv__ = elementwise.floor_divide
+    remainder = __mod__ = elementwise.remainder
+    fmod = elementwise.fmod
+    pow = __pow__ = elementwise.pow
+    __rpow__ = elementwise.rpow
+    neg = negative = __neg__ = elementwise.neg
+    positive = __pos__ = elementwise.positive
+    abs = absolute = __abs__ = elementwise.abs
+    square = elementwise.square
+    lerp = elementwise.lerp
+    addcmul, addcdiv = elementwise.addcmul, elementwise.addcdiv
+    sign, sgn = elementwise.sign, elementwise.sgn
+    exp, exp2, expm1 = elementwise.exp, elementwise.exp2, elementwise.expm1
+    log, log2, log10, log1p = elementwise.log, elementwise.log2, elementwise.log10, elementwise.log1p
+    sqrt, rsqrt, reciprocal = elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal
+    sin, cos, tan = elementwise.sin, elementwise.cos, elementwise.tan
+    asin = arcsin = elementwise.asin
+    acos = arccos = elementwise.acos
+    atan = arctan = elementwise.atan
+    sinh, cosh = elementwise.sinh, elementwise.cosh
+    asinh = arcsinh = elementwise.asinh
+    acosh = arccosh = elementwise.acosh
+    atanh = arctanh = elementwise.atanh
+    atan2 = arctan2 = elementwise.atan2
+    hypot, nextafter = elementwise.hypot, elementwise.nextafter
+    floor, ceil, round, frac = elementwise.floor, elementwise.ceil, elementwise.round, elementwise.frac
+    trunc = fix = elementwise.trunc
+    clamp = clip = elementwise.clamp
+    clamp_min, clamp_max = elementwise.clamp_min, elementwise.clamp_max
+    maximum, minimum, fmax, fmin = elementwise.maximum, elementwise.minimum, elementwise.fmax, elementwise.fmin
+    nan_to_num = elementwise.nan_to_num
+    eq, ne, lt, le, gt, ge = elementwise.eq, elementwise.ne, elementwise.lt, elementwise.le, elementwise.gt, elementwise.ge
+    less, less_equal, greater, greater_equal, not_equal = lt, le, gt, ge, ne
+    __lt__, __le__, __gt__, __ge__ = lt, le, gt, ge
+    logical_and, logical_or, logical_xor = elementwise.logical_and, elementwise.logical_or, elementwise.logical_xor
+    logical_not = elementwise.logical_not
+    bitwise_and = __and__ = __rand__ = elementwise.bitwise_and
+    bitwise_or = __or__ = __ror__ = elementwise.bitwise_or
+    bitwise_xor = __xor__ = __rxor__ = elementwise.bitwise_xor
+    bitwise_not = __invert__ = elementwise.bitwise_not
+    bitwise_left_shift = __lshift__ = elementwise.bitwise_left_shift
+    bitwise_right_shift = __rshift__ = elementwise.bitwise_right_shift
+    isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
+    isposinf, isneginf, signbit = elementwise.isposinf, elementwise.isneginf, elementwise.signbit
+    isclose, allclose, equal = elementwise.isclose, elementwise.allclose, elementwise.equal
+    heaviside, conj, angle = elementwise.heaviside, elementwise.conj, elementwise.angle
+    real, imag = property(elementwise.real), property(elementwise.imag)
+
+    erf, erfc, erfinv = special.erf, special.erfc, special.erfinv
+    lgamma, digamma, sinc, xlogy = special.lgamma, special.digamma, special.sinc, special.xlogy
+    logaddexp, logaddexp2 = special.logaddexp, special.logaddexp2
+
+    relu, sigmoid, tanh, softmax = activation.relu, activation.sigmoid, activation.tanh, activation.softmax
+    log_softmax, prelu, logit = activation.log_softmax, activation.prelu, activation.logit
+
+    sum, mean, prod, nansum, nanmean = reduction.sum, reduction.mean, reduction.prod, reduction.nansum, reduction.nanmean
+    var, std = reduction.var, reduction.std
+    max, min, amax, amin, aminmax = reduction.max, reduction.min, reduction.amax, reduction.amin, reduction.aminmax
+    argmax, argmin, all, any = reduction.argmax, reduction.argmin, reduction.all, reduction.any
+    count_nonzero, logsumexp = reduction.count_nonzero, reduction.logsumexp
+    cumsum, cumprod, cummax, cummin = reduction.cumsum, reduction.cumprod, reduction.cummax, reduction.cummin
+    logcumsumexp = reduction.logcumsumexp
+    sort, argsort, msort, topk = reduction.sort, reduction.argsort, reduction.msort, reduction.topk
+    kthvalue, median, mode, quantile = reduction.kthvalue, reduction.median, reduction.mode, reduction.quantile
+    unique, unique_consecutive = reduction.unique, reduction.unique_consecutive
+    bincount, histc = reduction.bincount, reduction.histc
+
+    reshape, view, flatten, ravel, unflatten = shapes.reshape, shapes.view, shapes.flatten, shapes.ravel, shapes.unflatten
+    reshape_as, view_as = shapes.reshape_as, shapes.view_as
+    squeeze, unsqueeze = shapes.squeeze, shapes.unsqueeze
+    transpose = swapaxes = swapdims = shapes.transpose
+    t, permute = shapes.t, shapes.permute
+    movedim = moveaxis = shapes.movedim
+    expand, expand_as, broadcast_to = shapes.expand, shapes.expand_as, shapes.broadcast_to
+    repeat, tile, repeat_interleave = shapes.repeat, shapes.tile, shapes.repeat_interleave
+    split, chunk, unbind, tensor_split = shapes.split, shapes.chunk, shapes.unbind, shapes.tensor_split
+    narrow, select, flip, fliplr, flipud = shapes.narrow, shapes.select, shapes.flip, shapes.fliplr, shapes.flipud
+    rot90, roll, diagonal, diag, diag_embed = shapes.rot90, shapes.roll, shapes.diagonal, shapes.diag, shapes.diag_embed
+    tril, triu, unfold, as_strided = shapes.tril, shapes.triu, shapes.unfold, shapes.as_strided
+    clone, contiguous = shapes.clone, shapes.contiguous
+
+    index_select, index_add, index_copy = indexing.index_select, indexing.index_add, indexing.index_copy
+    index_fill, index_put, take = indexing.index_fill, indexing.index_put, indexing.take
+    take_along_dim, gather, scatter = indexing.take_along_dim, indexing.gather, indexing.scatter
+    scatter_add, scatter_reduce = indexing.scatter_add, indexing.scatter_reduce
+    masked_fill, masked_select, masked_scatter = indexing.masked_fill, indexing.masked_select, indexing.masked_scatter
+    nonzero, argwhere = indexing.nonzero, indexing.argwhere
+
+    matmul = __matmul__ = linalg.matmul
+    mm, bmm, mv, dot, vdot, inner = linalg.mm, linalg.bmm, linalg.mv, linalg.dot, linalg.vdot, linalg.inner
+    outer = ger = linalg.outer
+    addmm, addmv, addr = linalg.addmm, linalg.addmv, linalg.addr
+    baddbmm, addbmm, kron = linalg.baddbmm, linalg.addbmm, linalg.kron
+    cross, trace, norm, dist = linalg.cross, linalg.trace, linalg.norm, linalg.dist
+    inverse, det, logdet, slogdet = linalg.inv, linalg.det, linalg.logdet, linalg.slogdet
+    cholesky, qr, matrix_power, matrix_exp, pinverse = (
+        linalg.cholesky, linalg.qr, linalg.matrix_power, linalg.matrix_exp, linalg.pinv
+    )
+
+    add_, sub_ = _inplace(elementwise.add, np.add), _inplace(elementwise.sub, np.subtract)
+    mul_, div_ = _inplace(elementwise.mul, np.multiply), _inplace(elementwise.div, np.true_divide)
+    floor_divide_, remainder_, fmod_ = _inplace(floor_divide), _inplace(remainder), _inplace(fmod)
+    pow_, neg_, abs_, square_ = _inplace(pow), _inplace(neg), _inplace(abs), _inplace(square)
+    lerp_, addcmul_, addcdiv_ = _inplace(lerp), _inplace(addcmul), _inplace(addcdiv)
+    sign_, exp_, exp2_, expm1_ = _inplace(sign), _inplace(exp), _inplace(exp2), _inplace(expm1)
+    log_, log2_, log10_, log1p_ = _inplace(log), _inplace(log2), _inplace(log10), _inplace(log1p)
+    sqrt_, rsqrt_, reciprocal_ = _inplace(sqrt), _inplace(rsqrt), _inplace(reciprocal)
+    sin_, cos_, tan_, asin_, acos_, atan_ = (
+        _inplace(sin), _inplace(cos), _inplace(tan), _inplace(asin), _inplace(acos), _inplace(atan)
+    )
+    sinh_, cosh_, tanh_ = _inplace(sinh), _inplace(cosh), _inplace(tanh)
+    floor_, ceil_, round_, trunc_, frac_ = (
+        _inplace(floor), _inplace(ceil), _inplace(round), _inplace(trunc), _inplace(frac)
+    )
+    clamp_, clamp_min_, clamp_max_ = _inplace(clamp), _inplace(clamp_min), _inplace(clamp_max)
+    clip_ = clamp_
+    nan_to_num_, erf_, erfinv_ = _inplace(nan_to_num), _inplace(erf), _inplace(erfinv)
+    relu_, sigmoid_ = _inplace(relu), _inplace(sigmoid)
+    eq_, ne_, lt_, le_, gt_, ge_ = _inplace(eq), _inplace(ne), _inplace(lt), _inplace(le), _inplace(gt), _inplace(ge)
+    logical_and_, logical_or_, logical_not_ = _inplace(logical_and), _inplace(logical_or), _inplace(logical_not)
+    logical_xor_ = _inplace(logical_xor)
+    bitwise_and_, bitwise_or_, bitwise_xor_ = _inplace(bitwise_and), _inplace(bitwise_or), _inplace(bitwise_xor)
+    cumsum_, cumprod_ = _inplace(cumsum), _inplace(cumprod)
+    tril_, triu_ = _inplace(tril), _inplace(triu)
+    index_add_, index_copy_, index_fill_ = _inplace(index_add), _inplace(index_copy), _inplace(index_fill)
+    index_put_, masked_fill_, masked_scatter_ = _inplace(index_put), _inplace(masked_fill), _inplace(masked_scatter)
+    scatter_, scatter_add_, scatter_reduce_ = _inplace(scatter), _inplace(scatter_add), _inplace(scatter_reduce)
+    addmm_, addmv_, addr_, baddbmm_ = _inplace(addmm), _inplace(addmv), _inplace(addr), _inplace(baddbmm)
+
+    __iadd__, __isub__, __imul__, __itruediv__ = add_, sub_, mul_, div_
+    __ifloordiv__, __imod__, __ipow__ = floor_divide_, remainder_, pow_
+    __iand__, __ior__, __ixor__ = bitwise_and_, bitwise_or_, bitwise_xor_
+
+    # fmt: on
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]  # elementwise, as in PyTorch
+        if isinstance(other, Tensor | _int | _float | _complex | np.generic):
+            return elementwise.eq(self, other)  # type: ignore[arg-type]
+        return NotImplemented
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        if isinstance(other, Tensor | _int | _float | _complex | np.generic):
+            return elementwise.ne(self, other)  # type: ignore[arg-type]
+        return NotImplemented
+
+    def __rmod__(self, other: Any) -> Tensor:
+        return elementwise.remainder(other, self)
+
+    def __rfloordiv__(self, other: Any) -> Tensor:
+        return elementwise._rounded_div(other, self, "floor")
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return linalg.matmul(creation.as_tensor(other), self)
+
+    def where(self, condition: Tensor, other: Any) -> Tensor:
+        """`self` where `condition` is true, `other` elsewhere."""
+        found: Tensor = indexing.where(condition, self, other)
+        return found
+
+    def bernoulli(self, p: _float | None = None, *, generator: Any = None) -> Tensor:
+        """Ones with the probabilities in this tensor."""
+        return creation.bernoulli(self, p, generator=generator)
+
+    def multinomial(
+        self, num_samples: _int, replacement: _bool = False, *, generator: Any = None
+    ) -> Tensor:
+        """Indices drawn with these weights."""
+        return creation.multinomial(self, num_samples, replacement, generator=generator)
+
+    @property
+    def T(self) -> Tensor:
+        """Dimensions reversed."""
+        return shapes.permute(self, *reversed(range(self.array.ndim)))
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two dimensions exchanged."""
+        if self.array.ndim < 2:
+            raise ShapeError(
+                "mT",
+                f"tensor.mT is only supported on matrices or batches of matrices. Got {self.array.ndim}-D tensor",
+            )
+        return shapes.transpose(self, -2, -1)
+
+    @property
+    def H(self) -> Tensor:
+        """A matrix transposed and conjugated."""
+        return elementwise.conj(shapes.t(self))
+
+    @property
+    def mH(self) -> Tensor:
+        """The last two dimensions exchanged, conjugated."""
+        return elementwise.conj(self.mT)
+
+    def t_(self) -> Tensor:
+        """Refused: shapes are not changed in place."""
+        raise UnsupportedError("t_", "changing a shape in place is not supported", hint="x = x.t()")
+
+    def squeeze_(self, dim: Any = None) -> Tensor:
+        """Refused: shapes are not changed in place."""
+        raise UnsupportedError(
+            "squeeze_", "changing a shape in place is not supported", hint="x = x.squeeze()"
+        )
+
+    def unsqueeze_(self, dim: _int) -> Tensor:
+        """Refused: shapes are not changed in place."""
+        raise UnsupportedError(
+            "unsqueeze_", "changing a shape in place is not supported", hint="x = x.unsqueeze(dim)"
+        )
+
+
+def _moved(input: Tensor, where: device_type) -> Tensor:
+    origin = device_of(input.array)
+    array = move(input.array, where)
+    if array is input.array:
+        return input
+
+    def to_copy(grad: Array) -> Grads:
+        return (move(grad, origin),)
+
+    return record(array, to_copy, input)
+
+
+tape._Tensor = Tensor
