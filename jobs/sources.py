@@ -37,7 +37,12 @@ class DataConfig(Part):
             "fashion_mnist": {"root", "download"},
             "image_folder": {"root", "image_size"},
         }[self.name]
-        ignored = sorted(self.model_fields_set - used - {"name"})
+        fields = type(self).model_fields
+        ignored = sorted(
+            name
+            for name in fields.keys() - used - {"name"}
+            if getattr(self, name) != fields[name].default
+        )
         if ignored:
             raise ValueError(f"{self.name} takes no {' and no '.join(ignored)}")
         if self.name == "image_folder" and self.root is None:

@@ -20,7 +20,7 @@ from jobs import plots
 from jobs.config import ModelConfig, Part, build_model
 from jobs.sources import DataConfig, Source, load_source
 from orchestrator.context import JobContext
-from tensorlib import distributed, nn, optim
+from tensorlib import Tensor, distributed, nn, optim
 from tensorlib.nn import functional as F
 from tensorlib.utils.data import DataLoader, DistributedSampler
 
@@ -158,14 +158,14 @@ class Training:
                 return False
         return True
 
-    def train_step(self, images: Any, labels: Any, position: int, count: int) -> bool:
+    def train_step(self, images: Tensor, labels: Tensor, position: int, count: int) -> bool:
         """One step on this rank's part of a global batch of `count` samples from `position` on.
 
         Returns whether any rank was asked to stop, the same on all of them.
         """
         world, rank = self.ctx.world_size, self.ctx.rank
         own = len(range(rank, count, world))  # without padding
-        logits = self.model(self.source.preset.normalize(images.numpy()))
+        logits = self.model(self.inputs(images))
         loss = F.cross_entropy(
             logits[:own],
             labels[:own],
@@ -221,7 +221,7 @@ class Training:
         with tensorlib.no_grad():
             sampler = self.sampler_for(dataset, shuffle=False, mode="exact")
             for images, labels in self.loader_for(dataset, sampler):
-                logits = self.module(self.source.preset.normalize(images.numpy()))
+                logits = self.module(self.inputs(images))
                 loss += F.cross_entropy(logits, labels, reduction="sum").item()
                 np.add.at(confusion, (labels.numpy(), logits.argmax(1).numpy()), 1)
         sums = np.concatenate([[loss], confusion.ravel()])
@@ -230,6 +230,10 @@ class Training:
         self.confusion = sums[1:].astype(np.int64).reshape(confusion.shape)
         count = self.confusion.sum()
         return {"val/loss": sums[0] / count, "val/accuracy": np.trace(self.confusion) / count}
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """uint8 images [N, H, W(, C)] as what the model takes."""
+        return tensorlib.from_numpy(self.source.preset.normalize(images.numpy()))
 
     # -- state ------------------------------------------------------------------------------------
 
