@@ -23,8 +23,8 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 import tensorlib
-from jobs import weights
 from jobs.config import Part
+from jobs.weights import Weights, load, resolve
 from orchestrator.errors import UsageError
 from tensorlib.vision.datasets import IMAGE_EXTENSIONS
 from tensorlib.vision.image import ImageError, decode
@@ -52,7 +52,7 @@ class Config(Part):
     @field_validator("weights")
     @classmethod
     def _resolve(cls, value: str) -> str:
-        return weights.resolve(value)
+        return resolve(value)
 
     @field_validator("inputs", "labels", "output")
     @classmethod
@@ -78,8 +78,9 @@ class Config(Part):
             return int(float(self.max_bad.removesuffix("%")) / 100 * inputs)
         return self.max_bad
 
-    def load_weights(self) -> weights.Weights:
-        return weights.load(Path(self.weights), self.model, self.labels)
+    def load_weights(self) -> Weights:
+        """The model's weights with their class names and preprocessing (cached)."""
+        return load(Path(self.weights), self.model, self.labels)
 
 
 def check(config: Config) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from jobs.config import Part
 from jobs.data import digits
-from tensorlib.utils.data import Dataset, TensorDataset
+from tensorlib.utils.data import TensorDataset
 from tensorlib.vision.datasets import FashionMNIST, ImageFolder
 from tensorlib.vision.transforms import ImageClassification
 
@@ -50,12 +50,19 @@ class DataConfig(Part):
         return self
 
 
+class SizedDataset(Protocol):
+    """A data set that knows its length."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set. A sample is (uint8 image [H, W] or [H, W, C], class index)."""
 
-    train: Dataset[Any]
-    test: Dataset[Any]
+    train: SizedDataset
+    test: SizedDataset
     classes: list[str]
     preset: ImageClassification
     facts: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,7 +125,7 @@ def _read_state(path: Path) -> Mapping[str, Any]:
             state: Any = tensorlib.load_safetensors(path)
         else:
             state = tensorlib.load(path)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError) as error:
         raise UsageError(str(error)) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]  # how training scripts wrap what they save

@@ -18,7 +18,7 @@ from orchestrator import policy, report
 from orchestrator.context import JobContext
 from orchestrator.errors import BackendUnavailable, OrchestratorError, UsageError
 from orchestrator.parts import Parts, claim, write_part
-from orchestrator.plan import RunPlan
+from orchestrator.plan import RunPlan, find_job
 from orchestrator.run import Run, RunStatus, TerminationReason
 from orchestrator.store import RunDir, atomic_write_json
 from orchestrator.tracking.mlflow import Mirror
@@ -85,7 +85,7 @@ def submit_remote(plan: RunPlan, address: str) -> Run:
 
 def preflight(plan: RunPlan) -> None:
     """The job's own check of its inputs, before anything is started or written."""
-    module = importlib.import_module(plan.job_module)
+    module = find_job(plan.job_module)
     check: Callable[[Any], None] | None = getattr(module, "check", None)
     if check is None:
         return
