@@ -3,6 +3,7 @@
 from tensorlib.utils.data.distributed import DistributedSampler
 
 from .communicator import Communicator, DistributedError, ReduceOp
+from .ddp import DistributedDataParallel, loss_weight
 from .process_group import (
     all_gather,
     all_gather_into_tensor,
@@ -28,6 +29,7 @@ from .threads import ThreadCommunicator
 
 __all__ = [
     "Communicator",
+    "DistributedDataParallel",
     "DistributedError",
     "DistributedSampler",
     "ReduceOp",
@@ -49,6 +51,7 @@ __all__ = [
     "init_process_group",
     "is_available",
     "is_initialized",
+    "loss_weight",
     "reduce_scatter",
     "reduce_scatter_tensor",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class DistributedDataParallel(Module):
     def __init__(
         self,
         module: Module,
+        *,
         broadcast_buffers: bool = True,
         process_group: Communicator | None = None,
         bucket_cap_mb: float = 25.0,
@@ -148,9 +150,7 @@ class _Reducer:
         self._reductions: list[Future[Any]] = []
         self._worker = Workers(1, "DistributedDataParallel")
         for index, parameter in enumerate(self._parameters):
-            parameter.register_post_accumulate_grad_hook(
-                lambda _, index=index: self._on_gradient(index)
-            )
+            parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, index))
 
     def prepare(self, output: Any, sync: bool, find_unused: bool) -> None:
         """After a forward: what its backward will bring."""
@@ -187,7 +187,7 @@ class _Reducer:
                 "find_unused_parameters=True, and use every output of the module in the loss"
             )
 
-    def _on_gradient(self, index: int) -> None:
+    def _on_gradient(self, index: int, parameter: Tensor) -> None:
         if not self._sync:
             return
         bucket = self._bucket_of[index]
@@ -196,7 +196,7 @@ class _Reducer:
                 f"DistributedDataParallel: {self._names[index]} got a second gradient before the "
                 "others got their first. Hint: run all backward passes but the last in no_sync()"
             )
-        gradient = self._parameters[index].grad
+        gradient = parameter.grad
         assert gradient is not None
         bucket.views[index][...] = gradient.array
         bucket.missing.discard(index)

@@ -1,6 +1,6 @@
 """Images: decoding, transforms, data sets and models."""
 
-from . import datasets, transforms
+from . import datasets, models, transforms
 from .image import Decoded, ImageError, decode
 
-__all__ = ["Decoded", "ImageError", "datasets", "decode", "transforms"]
+__all__ = ["Decoded", "ImageError", "datasets", "decode", "models", "transforms"]

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+import tensorlib
 import tensorlib.distributed as dist
 from tensorlib.distributed import ThreadCommunicator, objects
 
@@ -167,3 +168,20 @@ def _message(value, blob=b""):
 def test_damaged_objects_are_an_error(data):
     with pytest.raises(ValueError, match=r"."):
         objects.loads(data)
+
+
+def test_tensors_are_changed_in_place_and_autograd_notices(alone):
+    tensor = tensorlib.tensor([2.0, 4.0])
+    dist.all_reduce(tensor, dist.ReduceOp.AVG)
+    assert tensor.tolist() == [2.0, 4.0]
+    out = tensorlib.zeros(1, 2)
+    dist.all_gather_into_tensor(out, tensor)
+    assert out.tolist() == [[2.0, 4.0]]
+    weight = tensorlib.tensor([1.0, 1.0], requires_grad=True)
+    loss = (weight * tensor).sum()
+    dist.broadcast(tensor)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    values = [None]
+    dist.all_gather_object(values, {"t": tensor})
+    np.testing.assert_array_equal(values[0]["t"], [2.0, 4.0])
