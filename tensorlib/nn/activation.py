@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorlib
+from tensorlib.autograd import needs_grad
 from tensorlib.nn import functional as F
 from tensorlib.nn import init
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
-from tensorlib.tensor import Tensor
+from tensorlib.tensor import Tensor, store
 
 __all__ = [
     "CELU",
@@ -26,11 +28,13 @@ __all__ = [
     "LogSoftmax",
     "Mish",
     "PReLU",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softmax2d",
     "Softmin",
     "Softplus",
     "Softshrink",
@@ -39,6 +43,16 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
 ]
+
+
+def _apply(module: Any, function: Callable[..., Tensor], input: Tensor, *args: Any) -> Tensor:
+    """`function(input, *args)`, in the memory of `input` where `module.inplace` says so."""
+    if not module.inplace:
+        return function(input, *args)
+    if needs_grad(input):
+        # the gradient needs the values that are about to be overwritten
+        return store(input, type(module).__name__, lambda x: function(x.clone(), *args))
+    return store(input, type(module).__name__, function, *args)
 
 
 class _InPlace(Module):
@@ -58,35 +72,35 @@ class ReLU(_InPlace):
     """max(x, 0)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu(input, inplace=self.inplace)
+        return F.relu(input, self.inplace)
 
 
 class SiLU(_InPlace):
     """x · sigmoid(x)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.silu(input, inplace=self.inplace)
+        return _apply(self, F.silu, input)
 
 
 class Mish(_InPlace):
     """x · tanh(softplus(x))."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.mish(input, inplace=self.inplace)
+        return _apply(self, F.mish, input)
 
 
 class SELU(_InPlace):
     """Scaled ELU with the constants of Klambauer et al., 2017."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.selu(input, inplace=self.inplace)
+        return _apply(self, F.selu, input)
 
 
 class Hardswish(_InPlace):
     """x · relu6(x + 3) / 6."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardswish(input, inplace=self.inplace)
+        return _apply(self, F.hardswish, input)
 
     def extra_repr(self) -> str:
         return ""
@@ -96,7 +110,7 @@ class Hardsigmoid(_InPlace):
     """relu6(x + 3) / 6."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardsigmoid(input, inplace=self.inplace)
+        return _apply(self, F.hardsigmoid, input)
 
     def extra_repr(self) -> str:
         return ""
@@ -115,7 +129,7 @@ class Hardtanh(Module):
         self.min_val, self.max_val, self.inplace = min_val, max_val, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
+        return _apply(self, F.hardtanh, input, self.min_val, self.max_val)
 
     def extra_repr(self) -> str:
         tail = ", inplace=True" if self.inplace else ""
@@ -129,7 +143,7 @@ class ReLU6(Hardtanh):
         super().__init__(0.0, 6.0, inplace)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu6(input, inplace=self.inplace)
+        return _apply(self, F.relu6, input)
 
     def extra_repr(self) -> str:
         return "inplace=True" if self.inplace else ""
@@ -143,7 +157,7 @@ class LeakyReLU(Module):
         self.negative_slope, self.inplace = negative_slope, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.leaky_relu(input, self.negative_slope, self.inplace)
+        return _apply(self, F.leaky_relu, input, self.negative_slope)
 
     def extra_repr(self) -> str:
         tail = ", inplace=True" if self.inplace else ""
@@ -185,14 +199,14 @@ class ELU(_Alpha):
     """x where positive, else alpha · (exp(x) - 1)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.elu(input, self.alpha, self.inplace)
+        return _apply(self, F.elu, input, self.alpha)
 
 
 class CELU(_Alpha):
     """x where positive, else alpha · (exp(x / alpha) - 1)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.celu(input, self.alpha, self.inplace)
+        return _apply(self, F.celu, input, self.alpha)
 
 
 class GELU(Module):
@@ -289,7 +303,7 @@ class Threshold(Module):
         self.threshold, self.value, self.inplace = threshold, value, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.threshold(input, self.threshold, self.value, self.inplace)
+        return _apply(self, F.threshold, input, self.threshold, self.value)
 
     def extra_repr(self) -> str:
         tail = ", inplace=True" if self.inplace else ""
@@ -338,3 +352,31 @@ class GLU(Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
+
+
+class RReLU(Module):
+    """x where positive, else a · x with a drawn from [lower, upper] (their mean in evaluation)."""
+
+    def __init__(
+        self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False
+    ) -> None:
+        super().__init__()
+        self.lower, self.upper, self.inplace = lower, upper, inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _apply(self, F.rrelu, input, self.lower, self.upper, self.training)
+
+    def extra_repr(self) -> str:
+        tail = ", inplace=True" if self.inplace else ""
+        return f"lower={self.lower}, upper={self.upper}{tail}"
+
+
+class Softmax2d(Module):
+    """Softmax over the channels at each place of (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() not in (3, 4):
+            raise ValueError(
+                f"Softmax2d: expected input to be 3D or 4D, got {input.dim()}D instead"
+            )
+        return F.softmax(input, -3)

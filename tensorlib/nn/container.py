@@ -358,4 +358,4 @@ def _typename(value: Any) -> str:
         "uint8": "Byte", "int16": "Short", "int32": "Int", "int64": "Long", "bool": "Bool",
     }  # fmt: skip
     kind = str(getattr(value, "dtype", "")).rpartition(".")[2]
-    return f"torch.{names.get(kind, kind)}Tensor"
+    return f"tensorlib.{names.get(kind, kind)}Tensor"

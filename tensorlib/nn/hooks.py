@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tensorlib.autograd import record
+from tensorlib.autograd import record_view
 from tensorlib.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -129,11 +129,11 @@ class _Watch:
         def backward(grad: Any) -> tuple[Any]:
             return (seen(grad),)
 
-        return record(tensor.array, backward, tensor)
+        return record_view(tensor.array, backward, tensor)
 
     def on_output(self, place: int) -> Callable[[Any], Any]:
         def seen(grad: Any) -> Any:
-            self.grad_output[place] = Tensor._wrap(grad)
+            self.grad_output[place] = _as_tensor(grad)
             if self.watched is None:
                 self.run((None,) * self.inputs_total)
             return grad
@@ -143,9 +143,11 @@ class _Watch:
     def on_input(self, grad: Any) -> Any:
         grads: list[Tensor | None] = [None] * self.inputs_total
         assert self.watched is not None
-        grads[self.watched] = Tensor._wrap(grad)
+        grads[self.watched] = _as_tensor(grad)
         result = self.run(tuple(grads))[self.watched]
-        return grad if result is None else result.array
+        if result is None:
+            return grad
+        return result if isinstance(grad, Tensor) else result.array
 
     def run(self, grad_input: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         for hook, _ in self.hooks.entries:
@@ -153,3 +155,8 @@ class _Watch:
             if result is not None:
                 grad_input = result if isinstance(result, tuple) else (result,)
         return grad_input
+
+
+def _as_tensor(grad: Any) -> Tensor:
+    """The engine passes arrays, or Tensors while it records second derivatives."""
+    return grad if isinstance(grad, Tensor) else Tensor._wrap(grad)

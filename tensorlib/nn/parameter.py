@@ -17,7 +17,8 @@ class Parameter(Tensor):
     """
 
     def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Parameter:
-        return _make(cls, data, requires_grad)
+        parameter: Parameter = _make(cls, data, requires_grad)
+        return parameter
 
     def __init__(self, data: Tensor | None = None, requires_grad: bool = True) -> None:
         pass
@@ -45,7 +46,7 @@ class Buffer(Tensor):
     persistent: bool
 
     def __new__(cls, data: Tensor | None = None, *, persistent: bool = True) -> Buffer:
-        buffer = _make(cls, data, data is not None and data.requires_grad)
+        buffer: Buffer = _make(cls, data, data is not None and data.requires_grad)
         buffer.persistent = persistent
         return buffer
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from tensorlib.nn import functional as F
 from tensorlib.nn.module import Module
+from tensorlib.nn.sizes import Size, spread
 from tensorlib.tensor import Tensor
 
-__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d"]
+__all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "LPPool1d",
+    "LPPool2d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "MaxUnpool2d",
+]
 
-Size = int | tuple[int, ...]
 
-
-class MaxPool2d(Module):
-    """Maximum over windows of (N, C, H, W). `stride` defaults to `kernel_size`."""
+class _MaxPool(Module):
+    _function: ClassVar[str]
 
     def __init__(
         self,
@@ -29,8 +46,8 @@ class MaxPool2d(Module):
         self.padding, self.dilation = padding, dilation
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.max_pool2d(
+    def forward(self, input: Tensor) -> Any:
+        return getattr(F, self._function)(
             input,
             self.kernel_size,
             self.stride,
@@ -47,8 +64,75 @@ class MaxPool2d(Module):
         )
 
 
-class AvgPool2d(Module):
-    """Mean over windows of (N, C, H, W). `stride` defaults to `kernel_size`."""
+class MaxPool1d(_MaxPool):
+    """Maximum over windows of (N, C, L). `stride` defaults to `kernel_size`."""
+
+    _function = "max_pool1d"
+
+
+class MaxPool2d(_MaxPool):
+    """Maximum over windows of (N, C, H, W). `stride` defaults to `kernel_size`."""
+
+    _function = "max_pool2d"
+
+
+class MaxPool3d(_MaxPool):
+    """Maximum over windows of (N, C, D, H, W). `stride` defaults to `kernel_size`."""
+
+    _function = "max_pool3d"
+
+
+class MaxUnpool2d(Module):
+    """Puts the maxima of a MaxPool2d with `return_indices=True` back to their places."""
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
+        super().__init__()
+        self.kernel_size = spread(kernel_size, 2)
+        self.stride = self.kernel_size if stride is None else spread(stride, 2)
+        self.padding = spread(padding, 2)
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
+        return F.max_unpool2d(
+            input, indices, self.kernel_size, self.stride, self.padding, output_size
+        )
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool1d(Module):
+    """Mean over windows of (N, C, L). `stride` defaults to `kernel_size`."""
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = spread(kernel_size, 1)
+        self.stride = self.kernel_size if stride is None else spread(stride, 1)
+        self.padding = spread(padding, 1)
+        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.avg_pool1d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+        )
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class _AvgPool(Module):
+    _function: ClassVar[str]
 
     def __init__(
         self,
@@ -66,7 +150,7 @@ class AvgPool2d(Module):
         self.count_include_pad, self.divisor_override = count_include_pad, divisor_override
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool2d(
+        result: Tensor = getattr(F, self._function)(
             input,
             self.kernel_size,
             self.stride,
@@ -75,20 +159,125 @@ class AvgPool2d(Module):
             self.count_include_pad,
             self.divisor_override,
         )
+        return result
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AdaptiveAvgPool2d(Module):
-    """Mean over windows chosen so that (N, C, H, W) becomes (N, C, *output_size)."""
+class AvgPool2d(_AvgPool):
+    """Mean over windows of (N, C, H, W). `stride` defaults to `kernel_size`."""
+
+    _function = "avg_pool2d"
+
+
+class AvgPool3d(_AvgPool):
+    """Mean over windows of (N, C, D, H, W). `stride` defaults to `kernel_size`."""
+
+    _function = "avg_pool3d"
+
+
+class _LPPool(Module):
+    _function: ClassVar[str]
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Size,
+        stride: Size | None = None,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm_type, self.kernel_size = norm_type, kernel_size
+        self.stride, self.ceil_mode = stride, ceil_mode
+
+    def forward(self, input: Tensor) -> Tensor:
+        result: Tensor = getattr(F, self._function)(
+            input, float(self.norm_type), self.kernel_size, self.stride, self.ceil_mode
+        )
+        return result
+
+    def extra_repr(self) -> str:
+        return (
+            f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride},"
+            f" ceil_mode={self.ceil_mode}"
+        )
+
+
+class LPPool1d(_LPPool):
+    """(sum of x**norm_type) ** (1 / norm_type) over windows of (N, C, L)."""
+
+    _function = "lp_pool1d"
+
+
+class LPPool2d(_LPPool):
+    """(sum of x**norm_type) ** (1 / norm_type) over windows of (N, C, H, W)."""
+
+    _function = "lp_pool2d"
+
+
+class _AdaptiveAvgPool(Module):
+    _function: ClassVar[str]
 
     def __init__(self, output_size: int | tuple[int | None, ...] | None) -> None:
         super().__init__()
         self.output_size = output_size
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(input, self.output_size)
+        result: Tensor = getattr(F, self._function)(input, self.output_size)
+        return result
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
+
+
+class AdaptiveAvgPool1d(_AdaptiveAvgPool):
+    """Mean over windows chosen so that (N, C, L) becomes (N, C, output_size)."""
+
+    _function = "adaptive_avg_pool1d"
+
+
+class AdaptiveAvgPool2d(_AdaptiveAvgPool):
+    """Mean over windows chosen so that (N, C, H, W) becomes (N, C, *output_size)."""
+
+    _function = "adaptive_avg_pool2d"
+
+
+class AdaptiveAvgPool3d(_AdaptiveAvgPool):
+    """Mean over windows chosen so that (N, C, D, H, W) becomes (N, C, *output_size)."""
+
+    _function = "adaptive_avg_pool3d"
+
+
+class _AdaptiveMaxPool(Module):
+    _function: ClassVar[str]
+
+    def __init__(
+        self, output_size: int | tuple[int | None, ...] | None, return_indices: bool = False
+    ) -> None:
+        super().__init__()
+        self.output_size, self.return_indices = output_size, return_indices
+
+    def forward(self, input: Tensor) -> Any:
+        return getattr(F, self._function)(input, self.output_size, self.return_indices)
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}"
+
+
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
+    """Maximum over windows chosen so that (N, C, L) becomes (N, C, output_size)."""
+
+    _function = "adaptive_max_pool1d"
+
+
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
+    """Maximum over windows chosen so that (N, C, H, W) becomes (N, C, *output_size)."""
+
+    _function = "adaptive_max_pool2d"
+
+
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+    """Maximum over windows chosen so that (N, C, D, H, W) becomes (N, C, *output_size)."""
+
+    _function = "adaptive_max_pool3d"

@@ -7,7 +7,7 @@ import pickle
 import sys
 import zipfile
 from collections import Counter, OrderedDict
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class _StorageId:
 class _Pickler(pickle._Pickler):
     """Pickles what `_check` lets through, as torch does: storages aside, names of torch's own."""
 
-    dispatch: dict[Any, Any] = dict(pickle._Pickler.dispatch)  # noqa: RUF012 (as the base)
+    dispatch: ClassVar[dict[Any, Any]] = dict(pickle._Pickler.dispatch)
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream, protocol=2)
@@ -79,7 +79,7 @@ class _Pickler(pickle._Pickler):
         self.tensor, self.parameter = tensorlib.Tensor, Parameter
         self.storages: list[np.ndarray] = []
         self.keys: dict[tuple[int, str], int] = {}
-        self.dispatch = {**type(self).dispatch, tensorlib.dtype: type(self).save_dtype}
+        self.dispatch[tensorlib.dtype] = type(self).save_dtype
         self.alive: list[np.ndarray] = []  # ids in `keys` stay unique while these live
 
     def dump(self, obj: object) -> None:

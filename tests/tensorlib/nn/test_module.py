@@ -105,7 +105,7 @@ def test_text_of_a_tree_equals_torchs():
         lambda lib: lib.nn.ParameterList([lib.ones(2, 3), lib.nn.Parameter(lib.ones(1)), 5]),
         lambda lib: lib.nn.ParameterDict({"a": lib.ones(2, 3), "b": "text"}),
     ):
-        assert str(build(tensorlib)) == str(build(torch))
+        assert str(build(tensorlib)) == str(build(torch)).replace("torch.", "tensorlib.")
 
 
 def test_assignment_moves_a_name_between_tables():
@@ -368,6 +368,7 @@ def test_hooks_with_keyword_arguments():
 
 
 @pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("input_needs_grad", [True, False])
 def test_backward_hooks_equal_torchs(input_needs_grad):
     torch = pytest.importorskip("torch")
@@ -501,7 +502,7 @@ def test_clip_grad_norm_equals_torchs(order, limit):
     grads = [rng.normal(size=shape).astype("f") for shape in ((3, 4), (5,), ())]
     results = []
     for lib in (tensorlib, torch):
-        params = [lib.nn.Parameter(lib.zeros(*g.shape)) for g in grads] + [
+        params = [lib.nn.Parameter(lib.zeros(g.shape)) for g in grads] + [
             lib.nn.Parameter(lib.ones(1))
         ]
         for param, grad in zip(params, grads, strict=False):
@@ -516,7 +517,7 @@ def test_clip_grad_value():
     param = nn.Parameter(tensorlib.zeros(3))
     param.grad = tensorlib.tensor([-5.0, 0.1, 5.0])
     clip_grad_value_(param, 1.0)
-    assert param.grad.numpy().round(3).tolist() == [-1, 0.1, 1]
+    np.testing.assert_allclose(param.grad.numpy(), [-1, 0.1, 1], rtol=1e-6)
 
 
 def test_clip_grad_norm_of_nan():
