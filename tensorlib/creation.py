@@ -37,7 +37,9 @@ def tensor(
     requires_grad: bool = False,
     pin_memory: bool = False,
 ) -> Tensor:
-    """A tensor with a copy of `data`: numbers, nested sequences, arrays. Python floats get the default dtype, ints int64."""
+    """A tensor with a copy of `data`: numbers, nested sequences, arrays. Python floats get the
+    default dtype, ints int64.
+    """
     return _finish(_from_data(data, dtype, True), requires_grad, device)
 
 
@@ -364,7 +366,7 @@ def complex(real: Tensor, imag: Tensor) -> Tensor:
     return elementwise.add(real, elementwise.mul(imag, 1j))
 
 
-# -- random ---------------------------------------------------------------------------------------------------------
+# -- random ----------------------------------------------------------------------------------------
 
 
 def rand(
@@ -529,7 +531,8 @@ def multinomial(
     if not replacement and num_samples > x.shape[-1]:
         raise ShapeError(
             "multinomial",
-            f"cannot sample num_samples={num_samples} > prob_dist.size(-1)={x.shape[-1]} samples without replacement",
+            f"cannot sample num_samples={num_samples} > prob_dist.size(-1)={x.shape[-1]} samples "
+            f"without replacement",
         )
     if not np.isfinite(x).all() or (x < 0).any():
         raise ShapeError(

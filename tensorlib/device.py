@@ -1,4 +1,5 @@
-"""Devices: what `device("cuda:0")` means, which array module an array belongs to, copies between them, thread count.
+"""Devices: what `device("cuda:0")` means, which array module an array belongs to, copies between
+them, thread count.
 
 CuPy is imported only here, and only when a CUDA device is asked for.
 """
@@ -17,7 +18,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class device:
-    """Where a tensor lives: `device("cpu")`, `device("cuda")`, `device("cuda:1")`, `device("cuda", 1)`."""
+    """Where a tensor lives: `device("cpu")`, `device("cuda")`, `device("cuda:1")`, `device("cuda",
+    1)`.
+    """
 
     __slots__ = ("index", "type")
 

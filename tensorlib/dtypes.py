@@ -1,9 +1,11 @@
-"""Element types under PyTorch's names, and PyTorch's promotion rules (Python scalars and 0-dim tensors never widen)."""
+"""Element types under PyTorch's names, and PyTorch's promotion rules (Python scalars and 0-dim
+tensors never widen).
+"""
 
 from __future__ import annotations
 
 import builtins
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -89,7 +91,9 @@ def of(numpy_type: Any) -> dtype:
 
 
 def numpy_dtype(kind: Any, where: str = "dtype") -> NumpyDType:
-    """The NumPy dtype of a tensorlib dtype, a Python type (`float` is float64, as in PyTorch) or a NumPy dtype."""
+    """The NumPy dtype of a tensorlib dtype, a Python type (`float` is float64, as in PyTorch) or a
+    NumPy dtype.
+    """
     if type(kind) is dtype:
         return kind.numpy
     if isinstance(kind, type) and kind.__module__ == "builtins" and kind.__name__ in _PYTHON:
@@ -124,9 +128,11 @@ def default_complex() -> NumpyDType:
     return _COMPLEX[_default.itemsize]
 
 
-@lru_cache(maxsize=None)
+@cache
 def promote_numpy(a: NumpyDType, b: NumpyDType) -> NumpyDType:
-    """PyTorch's promotion of two types of the same standing: the higher category wins, then the wider."""
+    """PyTorch's promotion of two types of the same standing: the higher category wins, then the
+    wider.
+    """
     if a == b:
         return a
     ra, rb = _RANK[a.kind], _RANK[b.kind]
@@ -171,7 +177,9 @@ def scalar_numpy(a: NumpyDType, value: Any) -> NumpyDType:
 
 
 def can_cast(from_: dtype, to: dtype) -> builtins.bool:
-    """Whether PyTorch lets an in-place result of type `from_` be stored in `to` (never down a category)."""
+    """Whether PyTorch lets an in-place result of type `from_` be stored in `to` (never down a
+    category).
+    """
     source, target = _RANK[from_.numpy.kind], _RANK[to.numpy.kind]
     return source <= target
 
@@ -198,7 +206,8 @@ class finfo:
     def __repr__(self) -> str:
         return (
             f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, "
-            f"eps={self.eps:g}, smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, dtype={self.dtype})"
+            f"eps={self.eps:g}, smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, "
+            f"dtype={self.dtype})"
         )
 
 

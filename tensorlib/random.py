@@ -1,7 +1,10 @@
-"""Random numbers equal to PyTorch's on the CPU for the same seed: Mersenne Twister, its floats, its Box-Muller, its permutations.
+"""Random numbers equal to PyTorch's on the CPU for the same seed: Mersenne Twister, its floats, its
+Box-Muller, its permutations.
 
-Uniform and integer draws agree bit for bit, normal ones within rounding of the logarithm and cosine.
-Bernoulli with one probability and exponential draws follow PyTorch's x86 build, which seeds a multiplicative
+Uniform and integer draws agree bit for bit, normal ones within rounding of the logarithm and
+cosine.
+Bernoulli with one probability and exponential draws follow PyTorch's x86 build, which seeds a
+multiplicative
 congruential generator (MCG31m1) with one draw.
 """
 
@@ -32,7 +35,7 @@ _MCG_MODULUS, _MCG_FACTOR = (1 << 31) - 1, 1132489760
 
 
 class Generator:
-    """A stream of random numbers; `manual_seed(s)` gives the numbers `torch.manual_seed(s)` gives."""
+    """A stream of random numbers; `manual_seed(s)` gives what torch's gives."""
 
     def __init__(self, device: device | str = "cpu") -> None:
         from tensorlib.device import device as device_type
@@ -113,7 +116,7 @@ class Generator:
         """A second generator at the same place."""
         return Generator().set_state(self.get_state())
 
-    # -- raw draws ----------------------------------------------------------------------------------------------------
+    # -- raw draws ---------------------------------------------------------------------------------
 
     def _raw(self, count: int) -> Array:
         return self._bits.random_raw(count)  # type: ignore[return-value]  # an array for a count
@@ -130,7 +133,7 @@ class Generator:
         raw = self._raw(count).astype(np.uint32) & np.uint32((1 << digits) - 1)
         return (raw.astype(np.float32) * np.float32(2.0**-digits)).astype(kind)
 
-    # -- distributions: arrays ------------------------------------------------------------------------------------------
+    # -- distributions: arrays ---------------------------------------------------------------------
 
     def uniform(self, shape: Shape, kind: Any, low: float = 0.0, high: float = 1.0) -> Array:
         """Uniform numbers in [low, high)."""
@@ -142,7 +145,9 @@ class Generator:
         return unit.astype(kind, copy=False).reshape(shape)
 
     def normal(self, shape: Shape, kind: Any, mean: float = 0.0, std: float = 1.0) -> Array:
-        """Normal numbers: blocks of 16 for 16 or more, one by one (the second of a pair kept) for fewer."""
+        """Normal numbers: blocks of 16 for 16 or more, one by one (the second of a pair kept) for
+        fewer.
+        """
         kind = _floating("normal", kind)
         count = math.prod(shape)
         with self._lock:

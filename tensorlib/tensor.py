@@ -1,6 +1,8 @@
-"""`Tensor`: an array, its gradient and its place on the tape. Its methods are aliases of the operations in `ops`.
+"""`Tensor`: an array, its gradient and its place on the tape. Its methods are aliases of the
+operations in `ops`.
 
-NumPy's floating-point warnings are switched off in threads that compute with tensors: as in PyTorch, infinities and NaN
+NumPy's floating-point warnings are switched off in threads that compute with tensors: as in
+PyTorch, infinities and NaN
 are values, not events.
 """
 
@@ -57,13 +59,15 @@ class Size(tuple[int, ...]):
         return Size(tuple.__add__(self, tuple(other)))
 
 
-# -- in-place operations --------------------------------------------------------------------------------------------
+# -- in-place operations ---------------------------------------------------------------------------
 
 
 def store(
     self: Tensor, where: str, operation: Callable[..., Tensor], *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Put the result of `operation(self, ...)` into the memory of `self`, with its history, and return `self`."""
+    """Put the result of `operation(self, ...)` into the memory of `self`, with its history, and
+    return `self`.
+    """
     check_inplace(self, where)
     result = operation(self, *args, **kwargs)
     target, value = self.array, result.array
@@ -76,7 +80,8 @@ def store(
         if not dtypes.can_cast(dtypes.of(value.dtype), dtypes.of(target.dtype)):
             raise DTypeError(
                 where,
-                f"result type {dtypes.of(value.dtype)} can't be cast to the desired output type {dtypes.of(target.dtype)}",
+                f"result type {dtypes.of(value.dtype)} can't be cast to the desired output type "
+                f"{dtypes.of(target.dtype)}",
             )
         result = elementwise.cast(result, dtypes.of(target.dtype))
         value = result.array
@@ -195,7 +200,9 @@ def _as_class(tensor: Tensor, kind: Any) -> Any:
 
 
 class Tensor:
-    """An n-dimensional array with PyTorch's methods. Make one with `tensorlib.tensor(data)`; `Tensor(2, 3)` is uninitialised."""
+    """An n-dimensional array with PyTorch's methods. Make one with `tensorlib.tensor(data)`;
+    `Tensor(2, 3)` is uninitialised.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -237,7 +244,7 @@ class Tensor:
         """Bring a view's history up to date after its memory was changed through another tensor."""
         tape.sync_view(self)
 
-    # -- what it is ---------------------------------------------------------------------------------------------------
+    # -- what it is --------------------------------------------------------------------------------
 
     @property
     def shape(self) -> Size:
@@ -319,7 +326,8 @@ class Tensor:
         if requires_grad and self.array.dtype.kind not in "fc":
             raise DTypeError(
                 "requires_grad_",
-                f"only Tensors of floating point and complex dtype can require gradients, got {self.dtype}",
+                f"only Tensors of floating point and complex dtype can require gradients, got "
+                f"{self.dtype}",
             )
         self._requires_grad = _bool(requires_grad)
         return self
@@ -384,7 +392,7 @@ class Tensor:
         self._node, self._requires_grad = None, False
         return self
 
-    # -- autograd -----------------------------------------------------------------------------------------------------
+    # -- autograd ----------------------------------------------------------------------------------
 
     def backward(
         self,
@@ -403,7 +411,9 @@ class Tensor:
         return found
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
-        """Call `hook(grad)` when this tensor's gradient is known; a Tensor it returns replaces the gradient."""
+        """Call `hook(grad)` when this tensor's gradient is known; a Tensor it returns replaces the
+        gradient.
+        """
         if not self.requires_grad:
             raise AutogradError(
                 "register_hook", "cannot register a hook on a tensor that doesn't require gradient"
@@ -447,7 +457,7 @@ class Tensor:
         """Whether `retain_grad` was called on this non-leaf tensor."""
         return _bool(self._extra and self._extra.get("retained"))
 
-    # -- leaving tensorlib ----------------------------------------------------------------------------------------------
+    # -- leaving tensorlib -------------------------------------------------------------------------
 
     def numpy(self, *, force: _bool = False) -> Any:
         """The array itself, sharing memory; `force` detaches and copies from a GPU."""
@@ -478,7 +488,8 @@ class Tensor:
         if self.array.size != 1:
             raise ShapeError(
                 "item",
-                f"a Tensor with {self.array.size} elements cannot be converted to Scalar, shape {self.array.shape}",
+                f"a Tensor with {self.array.size} elements cannot be converted to Scalar, shape "
+                f"{self.array.shape}",
             )
         return self.array.item()
 
@@ -490,7 +501,9 @@ class Tensor:
         if self.array.size != 1:
             raise ShapeError(
                 "bool",
-                f"Boolean value of Tensor with {'no values' if not self.array.size else 'more than one value'} is ambiguous, shape {self.array.shape}",
+                f"Boolean value of Tensor with "
+                f"{'no values' if not self.array.size else 'more than one value'} is ambiguous, "
+                f"shape {self.array.shape}",
                 hint="use .any() or .all()",
             )
         return _bool(self.array.item())
@@ -508,7 +521,8 @@ class Tensor:
         if self.array.dtype.kind not in "iub" or self.array.size != 1:
             raise ArgumentError(
                 "index",
-                f"only integer tensors of a single element can be converted to an index, got {self.dtype}, shape {self.array.shape}",
+                f"only integer tensors of a single element can be converted to an index, got "
+                f"{self.dtype}, shape {self.array.shape}",
             )
         return _int(self.array.item())
 
@@ -551,7 +565,8 @@ class Tensor:
         if self._node is not None:
             raise AutogradError(
                 "deepcopy",
-                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol",
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
+                "protocol",
                 hint="detach() it first",
             )
         from copy import deepcopy
@@ -563,7 +578,7 @@ class Tensor:
             setattr(made, name, deepcopy(value, memo))
         return made
 
-    # -- sizes and memory -----------------------------------------------------------------------------------------------
+    # -- sizes and memory --------------------------------------------------------------------------
 
     def size(self, dim: _int | None = None) -> Any:
         """The shape, or one of its sizes."""
@@ -644,10 +659,12 @@ class Tensor:
             "share_memory_", "tensors are not shared between processes", "tensorlib.distributed"
         )
 
-    # -- types and devices ----------------------------------------------------------------------------------------------
+    # -- types and devices -------------------------------------------------------------------------
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Another dtype and/or device: `to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`; itself if nothing changes."""
+        """Another dtype and/or device: `to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`;
+        itself if nothing changes.
+        """
         dtype, where = kwargs.pop("dtype", None), kwargs.pop("device", None)
         copy = kwargs.pop("copy", False)
         kwargs.pop("non_blocking", None)
@@ -738,7 +755,7 @@ class Tensor:
         """As complex64."""
         return elementwise.cast(self, dtypes.complex64)
 
-    # -- new tensors of the same type -------------------------------------------------------------------------------------
+    # -- new tensors of the same type --------------------------------------------------------------
 
     def new_tensor(
         self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False
@@ -802,7 +819,7 @@ class Tensor:
             requires_grad=requires_grad,
         )
 
-    # -- in place, special ------------------------------------------------------------------------------------------------
+    # -- in place, special -------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Tensor:
         return indexing.getitem(self, index)
@@ -875,7 +892,9 @@ class Tensor:
         )
 
     def random_(self, from_: _int = 0, to: _int | None = None, *, generator: Any = None) -> Tensor:
-        """Integers in [from, to); `random_(to)` starts at 0; without limits all the type holds exactly."""
+        """Integers in [from, to); `random_(to)` starts at 0; without limits all the type holds
+        exactly.
+        """
         a = self.array
         if to is None:
             limit = (
@@ -895,7 +914,7 @@ class Tensor:
             "bernoulli_", lambda: random.pick(generator).bernoulli(a.shape, chance, a.dtype)
         )
 
-    # -- aliases of operations --------------------------------------------------------------------------------------------
+    # -- aliases of operations ---------------------------------------------------------------------
     # fmt: off
 
     add = __add__ = __radd__ = elementwise.add
@@ -918,7 +937,8 @@ class Tensor:
     addcmul, addcdiv = elementwise.addcmul, elementwise.addcdiv
     sign, sgn = elementwise.sign, elementwise.sgn
     exp, exp2, expm1 = elementwise.exp, elementwise.exp2, elementwise.expm1
-    log, log2, log10, log1p = elementwise.log, elementwise.log2, elementwise.log10, elementwise.log1p
+    log, log2 = elementwise.log, elementwise.log2
+    log10, log1p = elementwise.log10, elementwise.log1p
     sqrt, rsqrt, reciprocal = elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal
     sin, cos, tan = elementwise.sin, elementwise.cos, elementwise.tan
     asin = arcsin = elementwise.asin
@@ -930,16 +950,20 @@ class Tensor:
     atanh = arctanh = elementwise.atanh
     atan2 = arctan2 = elementwise.atan2
     hypot, nextafter = elementwise.hypot, elementwise.nextafter
-    floor, ceil, round, frac = elementwise.floor, elementwise.ceil, elementwise.round, elementwise.frac
+    floor, ceil = elementwise.floor, elementwise.ceil
+    round, frac = elementwise.round, elementwise.frac
     trunc = fix = elementwise.trunc
     clamp = clip = elementwise.clamp
     clamp_min, clamp_max = elementwise.clamp_min, elementwise.clamp_max
-    maximum, minimum, fmax, fmin = elementwise.maximum, elementwise.minimum, elementwise.fmax, elementwise.fmin
+    maximum, minimum = elementwise.maximum, elementwise.minimum
+    fmax, fmin = elementwise.fmax, elementwise.fmin
     nan_to_num = elementwise.nan_to_num
-    eq, ne, lt, le, gt, ge = elementwise.eq, elementwise.ne, elementwise.lt, elementwise.le, elementwise.gt, elementwise.ge
+    eq, ne, lt = elementwise.eq, elementwise.ne, elementwise.lt
+    le, gt, ge = elementwise.le, elementwise.gt, elementwise.ge
     less, less_equal, greater, greater_equal, not_equal = lt, le, gt, ge, ne
     __lt__, __le__, __gt__, __ge__ = lt, le, gt, ge
-    logical_and, logical_or, logical_xor = elementwise.logical_and, elementwise.logical_or, elementwise.logical_xor
+    logical_and, logical_or = elementwise.logical_and, elementwise.logical_or
+    logical_xor = elementwise.logical_xor
     logical_not = elementwise.logical_not
     bitwise_and = __and__ = __rand__ = elementwise.bitwise_and
     bitwise_or = __or__ = __ror__ = elementwise.bitwise_or
@@ -957,22 +981,28 @@ class Tensor:
     lgamma, digamma, sinc, xlogy = special.lgamma, special.digamma, special.sinc, special.xlogy
     logaddexp, logaddexp2 = special.logaddexp, special.logaddexp2
 
-    relu, sigmoid, tanh, softmax = activation.relu, activation.sigmoid, activation.tanh, activation.softmax
+    relu, sigmoid = activation.relu, activation.sigmoid
+    tanh, softmax = activation.tanh, activation.softmax
     log_softmax, prelu, logit = activation.log_softmax, activation.prelu, activation.logit
 
-    sum, mean, prod, nansum, nanmean = reduction.sum, reduction.mean, reduction.prod, reduction.nansum, reduction.nanmean
+    sum, mean, prod = reduction.sum, reduction.mean, reduction.prod
+    nansum, nanmean = reduction.nansum, reduction.nanmean
     var, std = reduction.var, reduction.std
-    max, min, amax, amin, aminmax = reduction.max, reduction.min, reduction.amax, reduction.amin, reduction.aminmax
+    max, min, amax = reduction.max, reduction.min, reduction.amax
+    amin, aminmax = reduction.amin, reduction.aminmax
     argmax, argmin, all, any = reduction.argmax, reduction.argmin, reduction.all, reduction.any
     count_nonzero, logsumexp = reduction.count_nonzero, reduction.logsumexp
-    cumsum, cumprod, cummax, cummin = reduction.cumsum, reduction.cumprod, reduction.cummax, reduction.cummin
+    cumsum, cumprod = reduction.cumsum, reduction.cumprod
+    cummax, cummin = reduction.cummax, reduction.cummin
     logcumsumexp = reduction.logcumsumexp
     sort, argsort, msort, topk = reduction.sort, reduction.argsort, reduction.msort, reduction.topk
-    kthvalue, median, mode, quantile = reduction.kthvalue, reduction.median, reduction.mode, reduction.quantile
+    kthvalue, median = reduction.kthvalue, reduction.median
+    mode, quantile = reduction.mode, reduction.quantile
     unique, unique_consecutive = reduction.unique, reduction.unique_consecutive
     bincount, histc = reduction.bincount, reduction.histc
 
-    reshape, view, flatten, ravel, unflatten = shapes.reshape, shapes.view, shapes.flatten, shapes.ravel, shapes.unflatten
+    reshape, view, flatten = shapes.reshape, shapes.view, shapes.flatten
+    ravel, unflatten = shapes.ravel, shapes.unflatten
     reshape_as, view_as = shapes.reshape_as, shapes.view_as
     squeeze, unsqueeze = shapes.squeeze, shapes.unsqueeze
     transpose = swapaxes = swapdims = shapes.transpose
@@ -980,21 +1010,27 @@ class Tensor:
     movedim = moveaxis = shapes.movedim
     expand, expand_as, broadcast_to = shapes.expand, shapes.expand_as, shapes.broadcast_to
     repeat, tile, repeat_interleave = shapes.repeat, shapes.tile, shapes.repeat_interleave
-    split, chunk, unbind, tensor_split = shapes.split, shapes.chunk, shapes.unbind, shapes.tensor_split
-    narrow, select, flip, fliplr, flipud = shapes.narrow, shapes.select, shapes.flip, shapes.fliplr, shapes.flipud
-    rot90, roll, diagonal, diag, diag_embed = shapes.rot90, shapes.roll, shapes.diagonal, shapes.diag, shapes.diag_embed
+    split, chunk = shapes.split, shapes.chunk
+    unbind, tensor_split = shapes.unbind, shapes.tensor_split
+    narrow, select, flip = shapes.narrow, shapes.select, shapes.flip
+    fliplr, flipud = shapes.fliplr, shapes.flipud
+    rot90, roll, diagonal = shapes.rot90, shapes.roll, shapes.diagonal
+    diag, diag_embed = shapes.diag, shapes.diag_embed
     tril, triu, unfold, as_strided = shapes.tril, shapes.triu, shapes.unfold, shapes.as_strided
     clone, contiguous = shapes.clone, shapes.contiguous
 
-    index_select, index_add, index_copy = indexing.index_select, indexing.index_add, indexing.index_copy
+    index_select, index_add = indexing.index_select, indexing.index_add
+    index_copy = indexing.index_copy
     index_fill, index_put, take = indexing.index_fill, indexing.index_put, indexing.take
     take_along_dim, gather, scatter = indexing.take_along_dim, indexing.gather, indexing.scatter
     scatter_add, scatter_reduce = indexing.scatter_add, indexing.scatter_reduce
-    masked_fill, masked_select, masked_scatter = indexing.masked_fill, indexing.masked_select, indexing.masked_scatter
+    masked_fill, masked_select = indexing.masked_fill, indexing.masked_select
+    masked_scatter = indexing.masked_scatter
     nonzero, argwhere = indexing.nonzero, indexing.argwhere
 
     matmul = __matmul__ = linalg.matmul
-    mm, bmm, mv, dot, vdot, inner = linalg.mm, linalg.bmm, linalg.mv, linalg.dot, linalg.vdot, linalg.inner
+    mm, bmm, mv = linalg.mm, linalg.bmm, linalg.mv
+    dot, vdot, inner = linalg.dot, linalg.vdot, linalg.inner
     outer = ger = linalg.outer
     addmm, addmv, addr = linalg.addmm, linalg.addmv, linalg.addr
     baddbmm, addbmm, kron = linalg.baddbmm, linalg.addbmm, linalg.kron
@@ -1023,16 +1059,23 @@ class Tensor:
     clip_ = clamp_
     nan_to_num_, erf_, erfinv_ = _inplace(nan_to_num), _inplace(erf), _inplace(erfinv)
     relu_, sigmoid_ = _inplace(relu), _inplace(sigmoid)
-    eq_, ne_, lt_, le_, gt_, ge_ = _inplace(eq), _inplace(ne), _inplace(lt), _inplace(le), _inplace(gt), _inplace(ge)
-    logical_and_, logical_or_, logical_not_ = _inplace(logical_and), _inplace(logical_or), _inplace(logical_not)
+    eq_, ne_, lt_ = _inplace(eq), _inplace(ne), _inplace(lt)
+    le_, gt_, ge_ = _inplace(le), _inplace(gt), _inplace(ge)
+    logical_and_, logical_or_ = _inplace(logical_and), _inplace(logical_or)
+    logical_not_ = _inplace(logical_not)
     logical_xor_ = _inplace(logical_xor)
-    bitwise_and_, bitwise_or_, bitwise_xor_ = _inplace(bitwise_and), _inplace(bitwise_or), _inplace(bitwise_xor)
+    bitwise_and_, bitwise_or_ = _inplace(bitwise_and), _inplace(bitwise_or)
+    bitwise_xor_ = _inplace(bitwise_xor)
     cumsum_, cumprod_ = _inplace(cumsum), _inplace(cumprod)
     tril_, triu_ = _inplace(tril), _inplace(triu)
-    index_add_, index_copy_, index_fill_ = _inplace(index_add), _inplace(index_copy), _inplace(index_fill)
-    index_put_, masked_fill_, masked_scatter_ = _inplace(index_put), _inplace(masked_fill), _inplace(masked_scatter)
-    scatter_, scatter_add_, scatter_reduce_ = _inplace(scatter), _inplace(scatter_add), _inplace(scatter_reduce)
-    addmm_, addmv_, addr_, baddbmm_ = _inplace(addmm), _inplace(addmv), _inplace(addr), _inplace(baddbmm)
+    index_add_, index_copy_ = _inplace(index_add), _inplace(index_copy)
+    index_fill_ = _inplace(index_fill)
+    index_put_, masked_fill_ = _inplace(index_put), _inplace(masked_fill)
+    masked_scatter_ = _inplace(masked_scatter)
+    scatter_, scatter_add_ = _inplace(scatter), _inplace(scatter_add)
+    scatter_reduce_ = _inplace(scatter_reduce)
+    addmm_, addmv_ = _inplace(addmm), _inplace(addmv)
+    addr_, baddbmm_ = _inplace(addr), _inplace(baddbmm)
 
     __iadd__, __isub__, __imul__, __itruediv__ = add_, sub_, mul_, div_
     __ifloordiv__, __imod__, __ipow__ = floor_divide_, remainder_, pow_
@@ -1085,7 +1128,8 @@ class Tensor:
         if self.array.ndim < 2:
             raise ShapeError(
                 "mT",
-                f"tensor.mT is only supported on matrices or batches of matrices. Got {self.array.ndim}-D tensor",
+                f"tensor.mT is only supported on matrices or batches of matrices. Got "
+                f"{self.array.ndim}-D tensor",
             )
         return shapes.transpose(self, -2, -1)
 

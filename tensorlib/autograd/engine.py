@@ -1,4 +1,6 @@
-"""The backward pass: from the newest node to the oldest, each gradient summed before it is passed on."""
+"""The backward pass: from the newest node to the oldest, each gradient summed before it is passed
+on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def _count_unique() -> int:
-    """References an array has in `_accumulate` when nobody else holds it; differs between Python versions."""
+    """References an array has in `_accumulate` when nobody else holds it; differs between Python
+    versions.
+    """
 
     def inner(gradient: Any) -> int:
         return sys.getrefcount(gradient)
@@ -67,7 +71,8 @@ def grad(
         if not target.requires_grad:
             raise AutogradError(
                 "grad",
-                f"input {position} of shape {tuple(target.shape)} does not require grad: one of the differentiated "
+                f"input {position} of shape {tuple(target.shape)} does not require grad: one of "
+                f"the differentiated "
                 "Tensors does not require grad",
                 hint="call requires_grad_() on it before the forward pass",
             )
@@ -81,7 +86,8 @@ def grad(
         elif value is None and not allow_unused:
             raise AutogradError(
                 "grad",
-                f"input {position} of shape {tuple(target.shape)}: one of the differentiated Tensors appears to not "
+                f"input {position} of shape {tuple(target.shape)}: one of the differentiated "
+                f"Tensors appears to not "
                 "have been used in the graph",
                 hint="set allow_unused=True if this is the desired behavior",
             )
@@ -101,7 +107,9 @@ def _as_list(tensors: Any) -> list[Any]:
 
 
 def _key(tensor: Any) -> Any:
-    """What the engine knows a tensor's gradient by: its node, or the leaf itself (by id: == compares elements)."""
+    """What the engine knows a tensor's gradient by: its node, or the leaf itself (by id: ==
+    compares elements).
+    """
     if tensor._base is not None:
         tensor._sync()
     return id(tensor) if tensor._node is None else tensor._node
@@ -119,14 +127,16 @@ def _roots(where: str, tensors: Any, grads: Any, create_graph: bool) -> tuple[li
         if not root.requires_grad:
             raise AutogradError(
                 where,
-                f"element 0 of tensors does not require grad and does not have a grad_fn, shape {tuple(root.shape)}",
+                f"element 0 of tensors does not require grad and does not have a grad_fn, shape "
+                f"{tuple(root.shape)}",
                 hint="call requires_grad_() on an input, and do not compute under no_grad()",
             )
         if seed is None:
             if root.array.size != 1:
                 raise AutogradError(
                     where,
-                    f"grad can be implicitly created only for scalar outputs, shape {tuple(root.shape)}",
+                    f"grad can be implicitly created only for scalar outputs, shape "
+                    f"{tuple(root.shape)}",
                     hint="reduce it with sum() or mean(), or pass a gradient of its shape",
                 )
             seed = wrap(np.ones_like(root.array))
@@ -137,7 +147,8 @@ def _roots(where: str, tensors: Any, grads: Any, create_graph: bool) -> tuple[li
         elif seed.array.shape != root.array.shape:
             raise ShapeError(
                 where,
-                f"Mismatch in shape: the gradient has shape {seed.array.shape}, its tensor {root.array.shape}",
+                f"Mismatch in shape: the gradient has shape {seed.array.shape}, its tensor "
+                f"{root.array.shape}",
                 "equal shapes",
             )
         if create_graph:
@@ -347,7 +358,8 @@ def freed(node: Node) -> AutogradError:
     """The error for a second walk through a freed graph."""
     return AutogradError(
         node.name(),
-        "Trying to backward through the graph a second time (or directly access saved tensors after they have already "
+        "Trying to backward through the graph a second time (or directly access saved tensors "
+        "after they have already "
         "been freed)",
         "saved values are freed by backward() or autograd.grad()",
         hint="specify retain_graph=True if you need to backward through the graph a second time",
@@ -355,7 +367,9 @@ def freed(node: Node) -> AutogradError:
 
 
 def check_versions(node: Node) -> None:
-    """Refuse to compute with a captured value whose memory was changed in place since it was recorded."""
+    """Refuse to compute with a captured value whose memory was changed in place since it was
+    recorded.
+    """
     changed = [(e[3], e[4], e[1]) for e in node.inputs if e[3] is not None and e[3][0] != e[4]]
     own = node.output_version
     if own is not None and own[0] != 0:
@@ -376,10 +390,15 @@ def check_versions(node: Node) -> None:
                 continue
             raise AutogradError(
                 node.name(),
-                "one of the variables needed for gradient computation has been modified by an inplace operation: a "
-                f"{array.dtype} tensor of shape {array.shape} is at version {version[0]}; expected version {seen} "
+                "one of the variables needed for gradient computation has been modified by an "
+                "inplace operation: a "
+                f"{array.dtype} tensor of shape {array.shape} is at version {version[0]}; expected "
+                f"version {seen} "
                 "instead",
-                hint="clone() it before the in-place change, or use the operation without the trailing underscore",
+                hint=(
+                    "clone() it before the in-place change, or use the operation without the "
+                    "trailing underscore"
+                ),
             )
 
 
@@ -409,7 +428,9 @@ def run_hooks(hooks: Any, gradient: Any, create_graph: bool) -> Any:
 
 
 def _accumulate(leaf: Any, gradient: Any, create_graph: bool, fresh: bool) -> None:
-    """Add a complete gradient to `leaf.grad`; a new one is kept without a copy when nobody else can hold it."""
+    """Add a complete gradient to `leaf.grad`; a new one is kept without a copy when nobody else can
+    hold it.
+    """
     old = leaf._grad
     if create_graph:
         leaf._grad = gradient if old is None else old + gradient
@@ -452,7 +473,7 @@ def _calibrate() -> int:
     def call() -> tuple[Any, ...]:
         results: list[Any] = []
         for value in (np.empty(2),):
-            results.append(value)
+            results.append(value)  # noqa: PERF402  # as the engine's own loop holds it
         return tuple(results)
 
     results = call()

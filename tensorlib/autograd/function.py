@@ -1,4 +1,6 @@
-"""Operations with a gradient written by the user: `class Exp(Function): forward(ctx, x), backward(ctx, grad)`."""
+"""Operations with a gradient written by the user: `class Exp(Function): forward(ctx, x),
+backward(ctx, grad)`.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,10 @@ class FunctionCtx:
             if tensor is not None and tensor._counter[0] != seen:
                 raise AutogradError(
                     "saved_tensors",
-                    "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                    f"shape {tuple(tensor.shape)} is at version {tensor._counter[0]}; expected version {seen} instead",
+                    "one of the variables needed for gradient computation has been modified by an "
+                    "inplace operation: "
+                    f"shape {tuple(tensor.shape)} is at version {tensor._counter[0]}; expected "
+                    f"version {seen} instead",
                     hint="clone() it before the in-place change",
                 )
         return self._saved

@@ -1,7 +1,10 @@
-"""The tape: what `record` notes about an operation, the modes that switch it, and the history of in-place changes.
+"""The tape: what `record` notes about an operation, the modes that switch it, and the history of
+in-place changes.
 
-A node's closure holds the plain arrays its gradient needs. What each input was (edge, shape, dtype, version) stands in
-`Node.inputs`, so that the engine can undo broadcasting, cast, and notice in-place changes for all operations alike.
+A node's closure holds the plain arrays its gradient needs. What each input was (edge, shape, dtype,
+version) stands in
+`Node.inputs`, so that the engine can undo broadcasting, cast, and notice in-place changes for all
+operations alike.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ _Tensor: Any = None  # tensor.py puts the class here; the tape itself knows no o
 
 
 class _Mode(threading.local):
-    """Per-thread switches. NumPy's floating-point warnings are off where tensors compute: infinities are values here."""
+    """Per-thread switches. NumPy's floating-point warnings are off where tensors compute:
+    infinities are values here.
+    """
 
     grad = True
     inference = False
@@ -48,7 +53,9 @@ mode.grad = True
 
 
 class Input(NamedTuple):
-    """What a node remembers of one input; `edge` is a Node, a leaf Tensor, or None when no gradient flows there."""
+    """What a node remembers of one input; `edge` is a Node, a leaf Tensor, or None when no gradient
+    flows there.
+    """
 
     edge: Any
     shape: tuple[int, ...]
@@ -67,9 +74,9 @@ class Node:
         "hooks",
         "inputs",
         "label",
-        "outputs",
         "output_id",
         "output_version",
+        "outputs",
         "sequence",
         "smooth",
     )
@@ -115,7 +122,9 @@ class Node:
 
 
 class Output(Node):
-    """One of several outputs of a node: hands its gradient to the shared node, which waits for all of them."""
+    """One of several outputs of a node: hands its gradient to the shared node, which waits for all
+    of them.
+    """
 
     __slots__ = ("index", "parent")
 
@@ -229,9 +238,12 @@ def record(
 ) -> Tensor:
     """A Tensor around `output` that remembers how to pass gradients to `inputs`.
 
-    `backward(grad)` gets the gradient as an array of `output`'s shape and dtype and returns one array or None per input;
-    broadcasting and casts are undone by the engine. It captures the plain arrays `input.array` and `output` only, and uses
-    operators and NumPy functions, so that it can be run again on Tensors for second derivatives. Where that is not
+    `backward(grad)` gets the gradient as an array of `output`'s shape and dtype and returns one
+    array or None per input;
+    broadcasting and casts are undone by the engine. It captures the plain arrays `input.array` and
+    `output` only, and uses
+    operators and NumPy functions, so that it can be run again on Tensors for second derivatives.
+    Where that is not
     possible, `smooth` is a second form of it that is.
     """
     plain = output
@@ -263,7 +275,9 @@ def record(
 def record_outputs(
     outputs: tuple[Any, ...], backward: Backward, *inputs: Tensor
 ) -> tuple[Tensor, ...]:
-    """As `record` for an operation of several outputs; `backward(*grads)` gets None for an output nobody used."""
+    """As `record` for an operation of several outputs; `backward(*grads)` gets None for an output
+    nobody used.
+    """
     results = tuple(wrap(o) for o in outputs)
     if mode.grad and needs_grad(*inputs):
         node = Node(backward, [_describe(t) for t in inputs])
@@ -275,7 +289,9 @@ def record_outputs(
     return results
 
 
-def record_view(output: Array, backward: Backward, input: Tensor, *, smooth: Backward | None = None) -> Tensor:
+def record_view(
+    output: Array, backward: Backward, input: Tensor, *, smooth: Backward | None = None
+) -> Tensor:
     """As `record` for an `output` that shares memory with `input.array`."""
     result = record(output, backward, input, smooth=smooth)
     result._base = input if input._base is None else input._base
@@ -310,7 +326,7 @@ def _describe(tensor: Any) -> tuple[Any, ...]:
     return edge, array.shape, array.dtype, version, version[0], id(array)
 
 
-# -- in-place changes -----------------------------------------------------------------------------------------------
+# -- in-place changes ------------------------------------------------------------------------------
 
 
 def check_inplace(tensor: Any, where: str) -> None:
@@ -323,7 +339,8 @@ def check_inplace(tensor: Any, where: str) -> None:
         if base._requires_grad and base._node is None:
             raise AutogradError(
                 where,
-                f"a view of a leaf Variable that requires grad is being used in an in-place operation, shape "
+                f"a view of a leaf Variable that requires grad is being used in an in-place "
+                f"operation, shape "
                 f"{tuple(tensor.array.shape)}",
                 hint="do it under tensorlib.no_grad(), or on a copy (clone())",
             )
@@ -350,7 +367,9 @@ def bump(tensor: Any) -> None:
 
 
 def rebase(tensor: Any, backward: Backward, inputs: list[Any], label: str) -> None:
-    """Give `tensor`, whose memory was just changed, the history (backward, inputs); a view passes it on to its base."""
+    """Give `tensor`, whose memory was just changed, the history (backward, inputs); a view passes
+    it on to its base.
+    """
     node = Node(backward, inputs)
     node.label = label
     array, base = tensor.array, tensor._base
@@ -379,7 +398,9 @@ def rebase(tensor: Any, backward: Backward, inputs: list[Any], label: str) -> No
 
 
 def _like(form: tuple[Any, Any], grad: Any) -> Any:
-    """A copy of `grad` laid out with the strides of the base, so that the base's view can be found in it."""
+    """A copy of `grad` laid out with the strides of the base, so that the base's view can be found
+    in it.
+    """
     shape, strides = form
     item = grad.dtype.itemsize
     extent = (
@@ -403,7 +424,7 @@ def _placement(array: Any, base: Any) -> Callable[[Any], Any]:
 
     def place(buffer: Any) -> Any:
         flat = np.lib.stride_tricks.as_strided(
-            buffer, (buffer.size and _extent(buffer) or 0,), (item,)
+            buffer, ((buffer.size and _extent(buffer)) or 0,), (item,)
         )
         return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides)
 
@@ -439,7 +460,9 @@ def sync_view(view: Any) -> None:
 
 
 def captured_arrays(function: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays (and array-like scalars) a closure holds, by name; looks into tuples, lists and inner functions."""
+    """The arrays (and array-like scalars) a closure holds, by name; looks into tuples, lists and
+    inner functions.
+    """
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             held = cell.cell_contents
@@ -460,7 +483,7 @@ def _arrays_in(name: str, held: Any) -> Iterator[tuple[str, Any]]:
 
 
 def with_cells(function: Any, replace: Callable[[str, Any], Any]) -> Any:
-    """The same function with each captured value `v` under `name` replaced by `replace(name, v)`."""
+    """The function with each captured value `v` under `name` replaced by `replace(name, v)`."""
     cells = []
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -480,7 +503,9 @@ def with_cells(function: Any, replace: Callable[[str, Any], Any]) -> Any:
 
 
 def keep_old_values(node: Any, array: Any) -> None:
-    """Before `array` is overwritten: let the closure of `node` keep a copy where it holds that memory."""
+    """Before `array` is overwritten: let the closure of `node` keep a copy where it holds that
+    memory.
+    """
     backward = node.backward
     closure = getattr(backward, "__closure__", None)
     if not closure or not any(np.may_share_memory(a, array) for _, a in captured_arrays(backward)):
@@ -499,7 +524,7 @@ def keep_old_values(node: Any, array: Any) -> None:
     node.backward = with_cells(backward, fresh)
 
 
-# -- modes ----------------------------------------------------------------------------------------------------------
+# -- modes -----------------------------------------------------------------------------------------
 
 
 class _Switch:

@@ -1,6 +1,8 @@
-"""Array functions worth a second implementation: one reference body each, overrides with the condition they hold under.
+"""Array functions worth a second implementation: one reference body each, overrides with the
+condition they hold under.
 
-The reference body runs on any array backend and is the specification. `python -m tensorlib.kernels` lists which override
+The reference body runs on any array backend and is the specification. `python -m tensorlib.kernels`
+lists which override
 answers for what; `TENSORLIB_KERNELS=reference` turns them off.
 """
 
@@ -25,7 +27,9 @@ class Override:
 
 
 class Kernel:
-    """An array function: calls the first override whose condition holds, otherwise the reference body."""
+    """An array function: calls the first override whose condition holds, otherwise the reference
+    body.
+    """
 
     def __init__(
         self, reference: Callable[..., Any], samples: Callable[[], list[tuple[Any, ...]]]
@@ -72,7 +76,9 @@ def choice() -> str:
 
 
 def kernel(samples: Callable[[], list[tuple[Any, ...]]]) -> Callable[[Callable[..., Any]], Kernel]:
-    """Make a reference body a Kernel; `samples()` gives argument tuples that its overrides are tested on."""
+    """Make a reference body a Kernel; `samples()` gives argument tuples that its overrides are
+    tested on.
+    """
 
     def make(reference: Callable[..., Any]) -> Kernel:
         made = Kernel(reference, samples)

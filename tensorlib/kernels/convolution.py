@@ -1,4 +1,6 @@
-"""Convolution as matrix products over windows, channels last in memory, in blocks that stay in the cache."""
+"""Convolution as matrix products over windows, channels last in memory, in blocks that stay in the
+cache.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,9 @@ def _matrix(w: Any) -> Any:
 
 @kernel(_samples)
 def conv_forward(x: Any, w: Any, stride: Sizes, padding: Pads, dilation: Sizes, groups: int) -> Any:
-    """Cross-correlation of [N, C, ...] with [O, C/groups, *K]; the result is [N, O, ...], channels last in memory."""
+    """Cross-correlation of [N, C, ...] with [O, C/groups, *K]; the result is [N, O, ...], channels
+    last in memory.
+    """
     xp = array_namespace(x, w)
     if groups > 1:
         return _grouped_forward(x, w, stride, padding, dilation, groups)
@@ -203,7 +207,9 @@ def _grouped_forward(
 def conv_input_grad(
     grad: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int
 ) -> Any:
-    """Gradient of `conv_forward` for its input of `shape`; also the forward pass of a transposed convolution."""
+    """Gradient of `conv_forward` for its input of `shape`; also the forward pass of a transposed
+    convolution.
+    """
     kernel_size = tuple(w.shape[2:])
     if groups == 1 and all(s == 1 for s in stride):
         flipped = w[(slice(None), slice(None), *(slice(None, None, -1) for _ in kernel_size))]

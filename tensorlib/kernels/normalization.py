@@ -26,7 +26,9 @@ def _grad_samples() -> list[tuple[Any, ...]]:
 
 
 def column_sums(rows: Any) -> Any:
-    """Sums over the first axis of [M, C], by a product with ones: several accumulators per column, one pass."""
+    """Sums over the first axis of [M, C], by a product with ones: several accumulators per column,
+    one pass.
+    """
     xp = array_namespace(rows)
     return xp.ones(rows.shape[0], rows.dtype) @ rows
 
@@ -43,7 +45,9 @@ def from_rows(rows: Any, shape: tuple[int, ...]) -> Any:
 
 @kernel(_samples)
 def batch_norm_train(x: Any, weight: Any, bias: Any, eps: float) -> Any:
-    """`(output, mean, 1/std)` of [N, C, ...] normalised per channel with the statistics of the batch."""
+    """`(output, mean, 1/std)` of [N, C, ...] normalised per channel with the statistics of the
+    batch.
+    """
     rows = as_rows(x)
     count = rows.shape[0]
     mean = column_sums(rows) / count

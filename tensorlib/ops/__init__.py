@@ -1,1 +1,3 @@
-"""Operations by family: each function is the one place of its signature, text, forward and backward."""
+"""Operations by family: each function is the one place of its signature, text, forward and
+backward.
+"""

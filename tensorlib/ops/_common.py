@@ -126,7 +126,8 @@ def differ(where: str, a: Array, b: Array) -> ShapeError:
     """The error for shapes that do not broadcast."""
     return ShapeError(
         where,
-        f"shapes {a.shape} and {b.shape} do not broadcast: the size of tensor a must match the size of tensor b at each "
+        f"shapes {a.shape} and {b.shape} do not broadcast: the size of tensor a must match the "
+        f"size of tensor b at each "
         "dimension counted from the end, unless one of them is 1",
         hint="add dimensions with unsqueeze(), or check which dim is which",
     )

@@ -1,6 +1,7 @@
 """Convolutions and transposed convolutions of one to three dimensions, and `unfold`/`fold`.
 
-A convolution is linear in its input and in its weight, so three operations (forward, gradient for the input, gradient for
+A convolution is linear in its input and in its weight, so three operations (forward, gradient for
+the input, gradient for
 the weight) are each other's derivatives, to any order.
 """
 
@@ -48,7 +49,9 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Cross-correlation of [N, C, H, W] (or [C, H, W]) with [O, C/groups, KH, KW]; `padding` may be "same" or "valid"."""
+    """Cross-correlation of [N, C, H, W] (or [C, H, W]) with [O, C/groups, KH, KW]; `padding` may be
+    "same" or "valid".
+    """
     return _convolve(input, weight, bias, stride, padding, dilation, groups, 2)
 
 
@@ -104,18 +107,21 @@ def _check(
     if x.ndim != spatial + 2:
         raise ShapeError(
             where,
-            f"Expected {spatial + 1}D (unbatched) or {spatial + 2}D (batched) input to {where}, but got input of size: {x.shape}",
+            f"Expected {spatial + 1}D (unbatched) or {spatial + 2}D (batched) input to {where}, "
+            f"but got input of size: {x.shape}",
         )
     if x.dtype != w.dtype:
         raise DTypeError(
             where,
-            f"Input type ({dtypes.of(x.dtype)}) and weight type ({dtypes.of(w.dtype)}) should be the same",
+            f"Input type ({dtypes.of(x.dtype)}) and weight type ({dtypes.of(w.dtype)}) should be "
+            f"the same",
             hint="convert the input with .to(weight.dtype)",
         )
     if x.shape[1] != channels:
         raise ShapeError(
             where,
-            f"Given weight of size {w.shape}, expected input{x.shape} to have {channels} channels, but got {x.shape[1]} channels instead",
+            f"Given weight of size {w.shape}, expected input{x.shape} to have {channels} "
+            f"channels, but got {x.shape[1]} channels instead",
             hint="images are [N, C, H, W]",
         )
     if bias is not None and bias.array.shape != (outputs,):
@@ -123,7 +129,8 @@ def _check(
     if bias is not None and bias.array.dtype != x.dtype:
         raise DTypeError(
             where,
-            f"Input type ({dtypes.of(x.dtype)}) and bias type ({dtypes.of(bias.array.dtype)}) should be the same",
+            f"Input type ({dtypes.of(x.dtype)}) and bias type ({dtypes.of(bias.array.dtype)}) "
+            f"should be the same",
         )
 
 
@@ -162,7 +169,9 @@ def _convolve(
         if d * (k - 1) + 1 > n + lo + hi:
             raise ShapeError(
                 where,
-                f"Calculated padded input size per channel: {n + lo + hi}. Kernel size: {d * (k - 1) + 1}. Kernel size can't be greater than actual input size, input {x.shape}, weight {w.shape}",
+                f"Calculated padded input size per channel: {n + lo + hi}. Kernel size: "
+                f"{d * (k - 1) + 1}. Kernel size can't be greater than actual input size, input "
+                f"{x.shape}, weight {w.shape}",
             )
     return _forward(input, weight, bias, stride, pads, dilation, groups, where)
 
@@ -332,7 +341,8 @@ def _transposed(
     if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
         raise ShapeError(
             where,
-            f"output padding {extra} must be smaller than either stride {stride} or dilation {dilation}",
+            f"output padding {extra} must be smaller than either stride {stride} or dilation "
+            f"{dilation}",
         )
     sizes = tuple(
         (n - 1) * s - 2 * p + d * (k - 1) + e + 1

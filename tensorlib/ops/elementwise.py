@@ -1,4 +1,6 @@
-"""Arithmetic element by element: `add sub mul div pow`, comparisons, rounding, exponentials, trigonometry."""
+"""Arithmetic element by element: `add sub mul div pow`, comparisons, rounding, exponentials,
+trigonometry.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 
-# -- arithmetic -----------------------------------------------------------------------------------------------------
+# -- arithmetic ------------------------------------------------------------------------------------
 
 
 def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
@@ -164,7 +166,9 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
 
 
 def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = None) -> Tensor:
-    """`input / other`; `rounding_mode` "trunc" or "floor" rounds the quotient and keeps integer types."""
+    """`input / other`; `rounding_mode` "trunc" or "floor" rounds the quotient and keeps integer
+    types.
+    """
     if rounding_mode is not None:
         return _rounded_div(input, other, rounding_mode)
     if hasattr(other, "array"):
@@ -365,7 +369,7 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 
     return add(input, quotient if value == 1 else mul(quotient, value))
 
 
-# -- one argument ---------------------------------------------------------------------------------------------------
+# -- one argument ----------------------------------------------------------------------------------
 
 
 def abs(input: Tensor) -> Tensor:
@@ -779,7 +783,7 @@ def nan_to_num(
     return record(np.nan_to_num(x, nan=nan or 0.0, posinf=posinf, neginf=neginf), backward, input)
 
 
-# -- comparison and logic: no gradients --------------------------------------------------------------------------------
+# -- comparison and logic: no gradients ------------------------------------------------------------
 
 
 def eq(input: Tensor, other: Tensor | Number) -> Tensor:
@@ -965,7 +969,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
     return wrap(np.heaviside(input.array, values.array))
 
 
-# -- complex --------------------------------------------------------------------------------------------------------
+# -- complex ---------------------------------------------------------------------------------------
 
 
 def conj(input: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,8 @@ def _indices(where: str, input: Tensor, rows: int) -> Array:
     if i.dtype.kind not in "iu":
         raise DTypeError(
             where,
-            f"Expected tensor for argument 'indices' to have scalar type Long or Int; but got {dtypes.of(i.dtype)}",
+            f"Expected tensor for argument 'indices' to have scalar type Long or Int; but got "
+            f"{dtypes.of(i.dtype)}",
             hint="use .long()",
         )
     if i.size and (i.min() < 0 or i.max() >= rows):
@@ -39,7 +40,9 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """The rows of `weight` [V, D] that the integers in `input` [...] name: [..., D]; row `padding_idx` gets no gradient."""
+    """The rows of `weight` [V, D] that the integers in `input` [...] name: [..., D]; row
+    `padding_idx` gets no gradient.
+    """
     w = weight.array
     if w.ndim != 2:
         raise ShapeError("embedding", f"'weight' must be 2-D, shape {w.shape}")
@@ -150,7 +153,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if i.dtype != np.int64:
         raise DTypeError(
             "one_hot",
-            f"one_hot is only applicable to index tensor of type LongTensor, got {dtypes.of(i.dtype)}",
+            f"one_hot is only applicable to index tensor of type LongTensor, got "
+            f"{dtypes.of(i.dtype)}",
             hint="use .long()",
         )
     if i.size == 0 and num_classes <= 0:

@@ -38,7 +38,8 @@ def parse_index(index: Any, shape: tuple[int, ...]) -> tuple[Any, bool]:
                 else:
                     raise IndexDTypeError(
                         "index",
-                        f"tensors used as indices must be long, int, byte or bool tensors, got {dtypes.of(item.dtype)}",
+                        f"tensors used as indices must be long, int, byte or bool tensors, got "
+                        f"{dtypes.of(item.dtype)}",
                     )
             if item.ndim == 0 and item.dtype.kind != "b":
                 item = int(item)
@@ -49,9 +50,7 @@ def parse_index(index: Any, shape: tuple[int, ...]) -> tuple[Any, bool]:
             if item.size == 0:
                 item = item.astype(np.int64)
             basic = False
-        elif isinstance(item, np.ndarray):
-            basic = False
-        elif isinstance(item, bool):
+        elif isinstance(item, (np.ndarray, bool)):
             basic = False
         elif isinstance(item, slice):
             if item.step is not None and int(item.step) <= 0:
@@ -86,7 +85,9 @@ class NegativeStep(DimensionError, ValueError):
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """`input[index]`: a view for integers, slices, None and `...`; a copy for index tensors and masks."""
+    """`input[index]`: a view for integers, slices, None and `...`; a copy for index tensors and
+    masks.
+    """
     x = input.array
     shape = x.shape
     place, basic = parse_index(index, shape)
@@ -247,7 +248,9 @@ def _check_range(where: str, index: Array, size: int) -> None:
 
 
 class DimensionRuntime(DimensionError, RuntimeError):
-    """An index tensor with an entry out of range (IndexError or RuntimeError in PyTorch, by operation)."""
+    """An index tensor with an entry out of range (IndexError or RuntimeError in PyTorch, by
+    operation).
+    """
 
 
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
@@ -318,7 +321,8 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     if input.array.dtype != values.array.dtype:
         raise DTypeError(
             "index_put",
-            f"Index put requires the source and destination dtypes match, got {dtypes.of(input.array.dtype)} for "
+            f"Index put requires the source and destination dtypes match, got "
+            f"{dtypes.of(input.array.dtype)} for "
             f"the destination and {dtypes.of(values.array.dtype)} for the source",
         )
     output = input.array.copy()
@@ -374,7 +378,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     return gather(expand(input, wide), axis, expand(indices, places))
 
 
-# -- gather and scatter ---------------------------------------------------------------------------------------------
+# -- gather and scatter ----------------------------------------------------------------------------
 
 
 def _grid(index: Array, axis: int) -> tuple[Any, ...]:
@@ -392,7 +396,7 @@ def _check_index(
     i = index.array
     if i.dtype.kind not in "iu":
         raise DTypeError(where, f"Expected dtype int32/int64 for index, got {dtypes.of(i.dtype)}")
-    if i.ndim != len(shape) and not (i.size == 0):
+    if i.ndim != len(shape) and i.size:
         if {i.ndim, len(shape)} <= {0, 1}:
             return i.reshape((1,) * len(shape)) if len(shape) else i.reshape(())
         raise ShapeError(
@@ -405,7 +409,8 @@ def _check_index(
             if d != axis and n > shape[d] and all_dims:
                 raise ShapeError(
                     where,
-                    f"Size does not match at dimension {d} expected index {i.shape} to be no larger than self {shape} apart from dimension {axis}",
+                    f"Size does not match at dimension {d} expected index {i.shape} to be no "
+                    f"larger than self {shape} apart from dimension {axis}",
                 )
         _check_range(where, i, shape[axis] if shape else 1)
     return i
@@ -450,7 +455,9 @@ def scatter(
     value: Any = None,
     reduce: str | None = None,
 ) -> Tensor:
-    """A copy of `input` with `out[index[i][j]][j] = src[i][j]` for dim 0; `src` may be a number; `reduce` "add"/"multiply"."""
+    """A copy of `input` with `out[index[i][j]][j] = src[i][j]` for dim 0; `src` may be a number;
+    `reduce` "add"/"multiply".
+    """
     from tensorlib.ops.elementwise import cast
 
     if src is None:
@@ -476,7 +483,8 @@ def scatter(
     elif src.array.dtype != x.dtype:
         raise DTypeError(
             "scatter",
-            f"Expected self.dtype to be equal to src.dtype, got {dtypes.of(x.dtype)} and {dtypes.of(src.array.dtype)}",
+            f"Expected self.dtype to be equal to src.dtype, got {dtypes.of(x.dtype)} and "
+            f"{dtypes.of(src.array.dtype)}",
         )
     source = src.array
     output = x.copy()
@@ -509,7 +517,8 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     if source.dtype != x.dtype:
         raise DTypeError(
             "scatter_add",
-            f"Expected self.dtype to be equal to src.dtype, got {dtypes.of(x.dtype)} and {dtypes.of(source.dtype)}",
+            f"Expected self.dtype to be equal to src.dtype, got {dtypes.of(x.dtype)} and "
+            f"{dtypes.of(source.dtype)}",
         )
     output = x.copy()
     shape = source.shape
@@ -554,7 +563,8 @@ def scatter_reduce(
     if source.dtype != x.dtype:
         raise DTypeError(
             "scatter_reduce",
-            f"Expected self.dtype to be equal to src.dtype, got {dtypes.of(x.dtype)} and {dtypes.of(source.dtype)}",
+            f"Expected self.dtype to be equal to src.dtype, got {dtypes.of(x.dtype)} and "
+            f"{dtypes.of(source.dtype)}",
         )
     function, start = _REDUCERS[reduce]
     place, part = _grid(i, axis), tuple(slice(n) for n in i.shape)
@@ -598,7 +608,7 @@ def scatter_reduce(
     return record(output, backward, input, src)
 
 
-# -- masks ----------------------------------------------------------------------------------------------------------
+# -- masks -----------------------------------------------------------------------------------------
 
 
 def _mask(where: str, mask: Any) -> Array:
@@ -681,7 +691,9 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
-    """`input` where `condition` is true, `other` elsewhere; with the condition alone, `nonzero(as_tuple=True)`."""
+    """`input` where `condition` is true, `other` elsewhere; with the condition alone,
+    `nonzero(as_tuple=True)`.
+    """
     expect_tensor("where", "condition", condition)
     if input is None and other is None:
         return nonzero(condition, as_tuple=True)
@@ -723,7 +735,7 @@ def _where_pair(input: Any, other: Any) -> tuple[Any, Any]:
 
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
-    """Indices of the nonzero elements: one row each, or with `as_tuple` one tensor per dimension."""
+    """Indices of the nonzero elements: one row each; `as_tuple`: one tensor per dimension."""
     x = input.array
     found = np.nonzero(x if x.ndim else x.reshape(1))
     if as_tuple:

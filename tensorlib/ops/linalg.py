@@ -1,4 +1,6 @@
-"""Products and decompositions: `matmul mm bmm addmm einsum linear`, norms, `inv solve cholesky qr svd eigh`."""
+"""Products and decompositions: `matmul mm bmm addmm einsum linear`, norms, `inv solve cholesky qr
+svd eigh`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def _same_dtype(where: str, a: Array, b: Array) -> None:
     if a.dtype != b.dtype:
         raise DTypeError(
             where,
-            f"expected m1 and m2 to have the same dtype, but got: {dtypes.of(a.dtype)} != {dtypes.of(b.dtype)}",
+            f"expected m1 and m2 to have the same dtype, but got: {dtypes.of(a.dtype)} != "
+            f"{dtypes.of(b.dtype)}",
             hint="convert one with .to(dtype)",
         )
 
@@ -46,14 +49,16 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(
             "matmul",
-            f"both arguments to matmul need to be at least 1D, but they are {a.ndim}D and {b.ndim}D",
+            f"both arguments to matmul need to be at least 1D, but they are {a.ndim}D and "
+            f"{b.ndim}D",
         )
     inner = b.shape[-2] if b.ndim > 1 else b.shape[0]
     if a.shape[-1] != inner:
         raise ShapeError(
             "matmul",
             f"shapes {a.shape} and {b.shape} cannot be multiplied",
-            f"the last size of the first, {a.shape[-1]}, equal to the {'second-last ' if b.ndim > 1 else ''}size of the second, {inner}",
+            f"the last size of the first, {a.shape[-1]}, equal to the "
+            f"{'second-last ' if b.ndim > 1 else ''}size of the second, {inner}",
             hint="transpose one of them with .mT, or check the layer's in_features",
         )
     try:
@@ -212,7 +217,8 @@ def _add_product(input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tenso
     if result.array.shape != product.array.shape:
         raise ShapeError(
             "addmm",
-            f"input of shape {input.array.shape} does not broadcast to the product's shape {product.array.shape}",
+            f"input of shape {input.array.shape} does not broadcast to the product's shape "
+            f"{product.array.shape}",
         )
     return result
 
@@ -266,7 +272,9 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
-    """Sum of products over the last `dims` of `a` and first of `b`, or over given pairs of dimensions."""
+    """Sum of products over the last `dims` of `a` and first of `b`, or over given pairs of
+    dimensions.
+    """
     if isinstance(dims, int):
         left, right = list(range(a.array.ndim - dims, a.array.ndim)), list(range(dims))
     else:
@@ -313,7 +321,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
 
 
 def _parse_einsum(equation: str, tensors: list[Any]) -> tuple[list[list[str]], list[str]]:
-    """Labels per operand and of the result; an ellipsis becomes capital-letter-free private labels."""
+    """Labels per operand and of the result; an ellipsis becomes private labels."""
     text = equation.replace(" ", "")
     left, arrow, right = text.partition("->")
     terms = left.split(",")
@@ -438,7 +446,8 @@ def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     if input.array.shape[axis] != 3 or other.array.shape[axis] != 3:
         raise ShapeError(
             "cross",
-            f"inputs dimension {dim} must have length 3. Got {input.array.shape} and {other.array.shape}",
+            f"inputs dimension {dim} must have length 3. Got {input.array.shape} and "
+            f"{other.array.shape}",
         )
     ahead = elementwise.mul(roll(input, -1, axis), roll(other, -2, axis))
     behind = elementwise.mul(roll(input, -2, axis), roll(other, -1, axis))
@@ -452,7 +461,7 @@ def trace(input: Tensor) -> Tensor:
     return reduction.sum(shape.diagonal(input))
 
 
-# -- norms ----------------------------------------------------------------------------------------------------------
+# -- norms -----------------------------------------------------------------------------------------
 
 
 def vector_norm(
@@ -554,7 +563,8 @@ def linalg_norm(
         if input.array.ndim != 1:
             raise ShapeError(
                 "linalg.norm",
-                f"input must be 1D or 2D when dim is None and ord is not, shape {input.array.shape}",
+                f"input must be 1D or 2D when dim is None and ord is not, shape "
+                f"{input.array.shape}",
             )
         return vector_norm(input, ord, None, keepdim, dtype=dtype)
     if isinstance(dim, tuple | list) and len(dim) == 2:
@@ -577,7 +587,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
     return vector_norm(elementwise.sub(shape.unsqueeze(x1, -2), shape.unsqueeze(x2, -3)), p, -1)
 
 
-# -- decompositions -------------------------------------------------------------------------------------------------
+# -- decompositions --------------------------------------------------------------------------------
 
 
 def _square(where: str, x: Array) -> None:

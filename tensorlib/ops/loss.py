@@ -1,4 +1,6 @@
-"""Losses: `cross_entropy nll_loss mse_loss binary_cross_entropy kl_div ctc_loss ...`; `reduction` is "mean", "sum" or "none"."""
+"""Losses: `cross_entropy nll_loss mse_loss binary_cross_entropy kl_div ctc_loss ...`; `reduction`
+is "mean", "sum" or "none".
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,10 @@ def _pair(input: Tensor, target: Tensor, where: str) -> tuple[Tensor, Tensor]:
     if input.array.shape != target.array.shape:
         broadcast_shapes(input.array.shape, target.array.shape)
         warnings.warn(
-            f"Using a target size ({target.array.shape}) that is different to the input size ({input.array.shape}). This "
-            "will likely lead to incorrect results due to broadcasting. Please ensure they have the same size.",
+            f"Using a target size ({target.array.shape}) that is different to the input size "
+            f"({input.array.shape}). This "
+            "will likely lead to incorrect results due to broadcasting. Please ensure they have "
+            "the same size.",
             stacklevel=4,
         )
     return promoted(input, target)
@@ -160,7 +164,7 @@ def _huber(input: Tensor, target: Tensor, delta: float, where: str) -> Tensor:
     return record(output, huber_loss, difference)
 
 
-# -- classification -------------------------------------------------------------------------------------------------
+# -- classification --------------------------------------------------------------------------------
 
 
 def nll_loss(
@@ -221,7 +225,8 @@ def _picked(
         if x.shape[0] != (t.shape[0] if t.ndim else -1):
             raise BatchSize(
                 where,
-                f"Expected input batch_size ({x.shape[0]}) to match target batch_size ({t.shape[0] if t.ndim else 0}), input {x.shape}, target {t.shape}",
+                f"Expected input batch_size ({x.shape[0]}) to match target batch_size "
+                f"({t.shape[0] if t.ndim else 0}), input {x.shape}, target {t.shape}",
             )
         raise ShapeError(
             where,
@@ -249,7 +254,8 @@ def _picked(
         if weight.array.shape != (classes,):
             raise ShapeError(
                 where,
-                f"weight tensor should be defined either for all {classes} classes or no classes but got weight tensor of shape: {weight.array.shape}",
+                f"weight tensor should be defined either for all {classes} classes or no classes "
+                f"but got weight tensor of shape: {weight.array.shape}",
             )
         factor = np.where(valid, weight.array[safe], 0).astype(x.dtype)
     else:
@@ -290,7 +296,9 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross entropy of logits [N, C, ...] with class indices [N, ...] or class probabilities [N, C, ...]."""
+    """Cross entropy of logits [N, C, ...] with class indices [N, ...] or class probabilities [N, C,
+    ...].
+    """
     reduction = _legacy(size_average, reduce, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ShapeError(
@@ -431,7 +439,8 @@ def binary_cross_entropy_with_logits(
     if input.array.shape != target.array.shape:
         raise BatchSize(
             "binary_cross_entropy_with_logits",
-            f"Target size ({target.array.shape}) must be the same as input size ({input.array.shape})",
+            f"Target size ({target.array.shape}) must be the same as input size "
+            f"({input.array.shape})",
         )
     rest = elementwise.mul(elementwise.rsub(target, 1), input)
     soft = activation.logsigmoid(input)
@@ -455,7 +464,9 @@ def kl_div(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> Tensor:
-    """`target * (log(target) - input)`; `input` holds log-probabilities; "batchmean" divides by the batch size."""
+    """`target * (log(target) - input)`; `input` holds log-probabilities; "batchmean" divides by the
+    batch size.
+    """
     from tensorlib.ops.special import xlogy
 
     if log_target:
@@ -506,7 +517,9 @@ def gaussian_nll_loss(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> Tensor:
-    """Negative log-likelihood of `target` under a normal distribution with mean `input` and variance `var`."""
+    """Negative log-likelihood of `target` under a normal distribution with mean `input` and
+    variance `var`.
+    """
     if not hasattr(var, "array"):
         var = elementwise.mul(wrap(np.ones_like(input.array)), var)
     if (var.array < 0).any():
@@ -523,7 +536,7 @@ def gaussian_nll_loss(
     return _reduce(loss, reduction, "gaussian_nll_loss")
 
 
-# -- margins --------------------------------------------------------------------------------------------------------
+# -- margins ---------------------------------------------------------------------------------------
 
 
 def margin_ranking_loss(

@@ -32,7 +32,9 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """[N, C, ...] normalised per channel: by the batch in training (updating the running statistics), by them otherwise."""
+    """[N, C, ...] normalised per channel: by the batch in training (updating the running
+    statistics), by them otherwise.
+    """
     x = input.array
     if x.ndim < 2:
         raise ShapeError("batch_norm", f"input has shape {x.shape}", "[N, C, ...]")
@@ -49,7 +51,8 @@ def batch_norm(
         if value is not None and value.array.shape != (x.shape[1],):
             raise ShapeError(
                 "batch_norm",
-                f"{name} should contain {x.shape[1]} elements not {value.array.size}, input {x.shape}",
+                f"{name} should contain {x.shape[1]} elements not {value.array.size}, input "
+                f"{x.shape}",
             )
     if not training:
         if running_mean is None or running_var is None:
@@ -120,7 +123,9 @@ def _smooth_norm(
     has_w: bool,
     has_b: bool,
 ) -> Grads:
-    """Gradients of normalising over `axes` in operators, with the statistics computed again from `x`."""
+    """Gradients of normalising over `axes` in operators, with the statistics computed again from
+    `x`.
+    """
     centred = x - x.mean(axes, True)
     invstd = ((centred * centred).mean(axes, True) + eps) ** -0.5
     hat = centred * invstd
@@ -213,14 +218,15 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`input` normalised over its last dimensions `normalized_shape`, times `weight` plus `bias`."""
+    """`input` normalised over its last dimensions, times `weight` plus `bias`."""
     x = input.array
     sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     n = len(sizes)
     if not n or x.shape[-n:] != sizes:
         raise ShapeError(
             "layer_norm",
-            f"Given normalized_shape={list(sizes)}, expected input with shape [*, {', '.join(map(str, sizes))}], but got input of size {x.shape}",
+            f"Given normalized_shape={list(sizes)}, expected input with shape [*, "
+            f"{', '.join(map(str, sizes))}], but got input of size {x.shape}",
         )
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None and value.array.shape != sizes:
@@ -285,7 +291,8 @@ def group_norm(
     if x.ndim < 2 or num_groups < 1 or x.shape[1] % num_groups:
         raise ShapeError(
             "group_norm",
-            f"Expected number of channels in input to be divisible by num_groups, but got input of shape {x.shape} and num_groups={num_groups}",
+            f"Expected number of channels in input to be divisible by num_groups, but got input "
+            f"of shape {x.shape} and num_groups={num_groups}",
         )
     if (
         x.shape[0]

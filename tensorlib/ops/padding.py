@@ -20,7 +20,9 @@ _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 def pad(
     input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Tensor:
-    """`input` with borders; `pad` lists (before, after) from the last dimension backwards; negative sizes cut."""
+    """`input` with borders; `pad` lists (before, after) from the last dimension backwards; negative
+    sizes cut.
+    """
     x = input.array
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
         raise ShapeError(
@@ -50,7 +52,8 @@ def pad(
         if mode != "replicate" and max(before, after) > limit:
             raise ShapeError(
                 "pad",
-                f"Padding size should be less than the corresponding input dimension: ({before}, {after}) at dimension {axis} of input {x.shape}",
+                f"Padding size should be less than the corresponding input dimension: ({before}, "
+                f"{after}) at dimension {axis} of input {x.shape}",
             )
         if before or after:
             input = _pad_axis(input, axis, before, after, mode)

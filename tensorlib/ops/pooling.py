@@ -40,7 +40,8 @@ def _geometry(
     if any(2 * a > b for a, b in zip(p, k, strict=True)):
         raise ShapeError(
             where,
-            f"pad should be at most half of effective kernel size, but got pad={p}, kernel_size={k}",
+            f"pad should be at most half of effective kernel size, but got pad={p}, "
+            f"kernel_size={k}",
         )
     sizes, pads = [], []
     for n, ki, si, pi, di in zip(x.shape[2:], k, s, p, d, strict=True):
@@ -122,7 +123,7 @@ def max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The largest element of each window of [N, C, L]; with `return_indices` also where it stood."""
+    """The largest element of each window of [N, C, L]; `return_indices`: also where it stood."""
     return _max(
         "max_pool1d", input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 1
     )
@@ -137,7 +138,9 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The largest element of each window of [N, C, H, W]; with `return_indices` also where it stood."""
+    """The largest element of each window of [N, C, H, W]; with `return_indices` also where it
+    stood.
+    """
     return _max(
         "max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 2
     )
@@ -152,7 +155,9 @@ def max_pool3d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The largest element of each window of [N, C, D, H, W]; with `return_indices` also where it stood."""
+    """The largest element of each window of [N, C, D, H, W]; with `return_indices` also where it
+    stood.
+    """
     return _max(
         "max_pool3d", input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 3
     )
@@ -313,7 +318,7 @@ def avg_pool3d(
     )
 
 
-# -- adaptive -------------------------------------------------------------------------------------------------------
+# -- adaptive --------------------------------------------------------------------------------------
 
 
 def _targets(where: str, output_size: Any, lengths: Sizes) -> Sizes:

@@ -73,7 +73,9 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
 
 
 def _pairwise_sum(x: Any, axis: Any, keepdim: bool, kind: Any) -> Any:
-    """NumPy adds float32 rows naively when it reduces leading dimensions; a product with ones is faster and as exact."""
+    """NumPy adds float32 rows naively when it reduces leading dimensions; a product with ones is
+    faster and as exact.
+    """
     if kind is None and x.dtype == np.float16:
         return x.sum(axis=axis, keepdims=keepdim, dtype=np.float32).astype(np.float16)
     return x.sum(axis=axis, keepdims=keepdim, dtype=kind)
@@ -85,7 +87,8 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if x.dtype.kind not in "fc":
         raise DTypeError(
             "mean",
-            f"could not infer output dtype, input dtype must be either a floating point or complex dtype, got "
+            f"could not infer output dtype, input dtype must be either a floating point or complex "
+            f"dtype, got "
             f"{dtypes.of(x.dtype)}",
             hint="use x.float().mean() or dtype=",
         )
@@ -251,7 +254,7 @@ def _extremum(
         return (out,)
 
     def smooth(grad: Array) -> Grads:
-        places = (np.arange(x.shape[axis]).reshape([-1] + [1] * (x.ndim - 1 - axis)) == index)  # fmt: skip
+        places = np.arange(x.shape[axis]).reshape([-1] + [1] * (x.ndim - 1 - axis)) == index
         return (_widen(grad, (axis,), keepdim) * places,)
 
     values = np.take_along_axis(x, index, axis)
@@ -492,7 +495,7 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     return record(output, backward, input)
 
 
-# -- sorting --------------------------------------------------------------------------------------------------------
+# -- sorting ---------------------------------------------------------------------------------------
 
 
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
@@ -622,7 +625,9 @@ def quantile(
 
 
 def _put_back(result: Tensor, axis: int) -> Tensor:
-    """[Q, 1, ...rest] to [Q, ...rest with the 1 at `axis`]; the transposed dimension stood at `axis` of the rest."""
+    """[Q, 1, ...rest] to [Q, ...rest with the 1 at `axis`]; the transposed dimension stood at
+    `axis` of the rest.
+    """
     from tensorlib.ops.shape import squeeze, transpose, unsqueeze
 
     if axis == 0:
@@ -697,7 +702,9 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
 
 
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
-    """Counts of elements in `bins` equal bins between `min` and `max` (the data's range if both are 0)."""
+    """Counts of elements in `bins` equal bins between `min` and `max` (the data's range if both are
+    0).
+    """
     x = input.array
     low, high = (float(x.min()), float(x.max())) if min == max == 0 and x.size else (min, max)
     if low == high:

@@ -1,13 +1,16 @@
-"""Shapes: views (`reshape transpose expand unfold`) and rearrangements (`cat stack repeat flip roll`)."""
+"""Shapes: views (`reshape transpose expand unfold`) and rearrangements (`cat stack repeat flip
+roll`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib.errors import ArgumentError, DimensionError, InvalidValueError, ShapeError
+from tensorlib.errors import ArgumentError, DimensionError, ShapeError
 from tensorlib.ops._common import (
     Array,
     Grads,
@@ -98,7 +101,8 @@ def view(input: Tensor, *shape: Any) -> Tensor:
         raise ShapeError(
             "view",
             f"view size {sizes} is not compatible with input tensor's size {before} and stride "
-            f"{tuple(s // x.itemsize for s in x.strides)} (at least one dimension spans across two contiguous subspaces)",
+            f"{tuple(s // x.itemsize for s in x.strides)} (at least one dimension spans across "
+            f"two contiguous subspaces)",
             hint="use .reshape(...) instead",
         ) from None
 
@@ -137,7 +141,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     joined = 1
     for n in shape[start : end + 1]:
         joined *= n
-    return reshape(input, shape[:start] + (joined,) + shape[end + 1 :])
+    return reshape(input, (*shape[:start], joined, *shape[end + 1 :]))
 
 
 def ravel(input: Tensor) -> Tensor:
@@ -204,7 +208,8 @@ def t(input: Tensor) -> Tensor:
     if input.array.ndim > 2:
         raise ShapeError(
             "t",
-            f"t() expects a tensor with <= 2 dimensions, but self is {input.array.ndim}D, shape {input.array.shape}",
+            f"t() expects a tensor with <= 2 dimensions, but self is {input.array.ndim}D, shape "
+            f"{input.array.shape}",
         )
     if input.array.ndim < 2:
         return reshape(input, input.array.shape)
@@ -218,7 +223,8 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     if len(order) != x.ndim:
         raise ShapeError(
             "permute",
-            f"number of dimensions in the tensor ({x.ndim}) does not match the length of dims {tuple(order)}",
+            f"number of dimensions in the tensor ({x.ndim}) does not match the length of dims "
+            f"{tuple(order)}",
         )
     axes = dims_of(order, x.ndim, "permute")
     inverse = tuple(axes.index(i) for i in range(len(axes)))
@@ -253,7 +259,8 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     if len(given) < x.ndim:
         raise ShapeError(
             "expand",
-            f"the number of sizes provided ({len(given)}) must be greater or equal to the number of dimensions in the "
+            f"the number of sizes provided ({len(given)}) must be greater or equal to the number "
+            f"of dimensions in the "
             f"tensor ({x.ndim}), shape {x.shape}",
         )
     extra = len(given) - x.ndim
@@ -279,7 +286,7 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
 
 
 def _writeable(x: Any, output: Any) -> Any:
-    """broadcast_to gives a read-only array; a view of the same strides is writeable like PyTorch's."""
+    """A writeable view as PyTorch's; NumPy's broadcast_to gives a read-only one."""
     if isinstance(output, np.ndarray) and x.flags.writeable:
         return np.lib.stride_tricks.as_strided(x, output.shape, output.strides)
     return output
@@ -310,7 +317,8 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     if len(times) < x.ndim:
         raise ShapeError(
             "repeat",
-            f"Number of dimensions of repeat dims {times} can not be smaller than number of dimensions of tensor {x.shape}",
+            f"Number of dimensions of repeat dims {times} can not be smaller than number of "
+            f"dimensions of tensor {x.shape}",
         )
     if any(n < 0 for n in times):
         raise ShapeError("repeat", f"repeats {times}", "non-negative numbers")
@@ -355,7 +363,7 @@ def repeat_interleave(
     return index_select(input, axis, wrap(order))
 
 
-# -- joining and splitting ------------------------------------------------------------------------------------------
+# -- joining and splitting -------------------------------------------------------------------------
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -386,7 +394,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     except ValueError:
         raise ShapeError(
             "cat",
-            f"Sizes of tensors must match except in dimension {axis}; got {[a.shape for a in arrays]}",
+            f"Sizes of tensors must match except in dimension {axis}; got "
+            f"{[a.shape for a in arrays]}",
             hint="check dim, or the sizes of the inputs",
         ) from None
     edges = np.cumsum([a.shape[axis] for a in arrays]).tolist()
@@ -419,7 +428,8 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         if x.array.shape != first:
             raise ShapeError(
                 "stack",
-                f"stack expects each tensor to be equal size, but got {first} at entry 0 and {x.array.shape} at entry {i}",
+                f"stack expects each tensor to be equal size, but got {first} at entry 0 and "
+                f"{x.array.shape} at entry {i}",
             )
     axis = dim_index(dim, len(first) + 1, "stack")
     return cat([unsqueeze(x, axis) for x in tensors], axis)
@@ -483,7 +493,8 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
         if sum(sizes) != total or any(n < 0 for n in sizes):
             raise ShapeError(
                 "split_with_sizes",
-                f"split_sizes {sizes} must sum exactly to {total}, the size of dimension {axis} of shape {shape}",
+                f"split_sizes {sizes} must sum exactly to {total}, the size of dimension {axis} "
+                f"of shape {shape}",
             )
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     return tuple(narrow(tensor, axis, b, n) for b, n in zip(starts, sizes, strict=True))
@@ -502,9 +513,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
         small, larger = divmod(total, cuts)
         return split(input, [small + 1] * larger + [small] * (cuts - larger), axis)
     edges = [0, *(slice(None, c).indices(total)[1] for c in cuts), total]
-    return tuple(
-        narrow(input, axis, b, max(e - b, 0)) for b, e in zip(edges[:-1], edges[1:], strict=True)
-    )
+    return tuple(narrow(input, axis, b, max(e - b, 0)) for b, e in pairwise(edges))
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
@@ -656,7 +665,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     return record(np.roll(input.array, steps if axes else steps[0], axes), backward, input)
 
 
-# -- diagonals and windows ------------------------------------------------------------------------------------------
+# -- diagonals and windows -------------------------------------------------------------------------
 
 
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
@@ -719,7 +728,8 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     if input.array.ndim != 2:
         raise ShapeError(
             "diag",
-            f"diag(): Supports 1D or 2D tensors. Got {input.array.ndim}D, shape {input.array.shape}",
+            f"diag(): Supports 1D or 2D tensors. Got {input.array.ndim}D, shape "
+            f"{input.array.shape}",
         )
     offset = diagonal
     x = input.array
