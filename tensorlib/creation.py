@@ -288,7 +288,7 @@ def arange(
     else:
         kind = dtypes.numpy_dtype(dtype)
     if kind.kind in "iub" and all(isinstance(v, int) for v in (start, end, step)):
-        return _finish(np.arange(start, end, step, kind), requires_grad, device)
+        return _finish(np.arange(start, end, step, kind), requires_grad, device)  # type: ignore[call-overload]  # NumPy's stubs are wider
     count = math.ceil((end - start) / step)
     values = start + np.arange(count, dtype=np.float64) * step
     return _finish(values.astype(kind), requires_grad, device)

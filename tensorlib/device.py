@@ -30,7 +30,8 @@ class device:
             self.index: int | None = type.index
             return
         if isinstance(type, int):
-            type, index = "cuda", type
+            index = type
+            type = "cuda"
         if not isinstance(type, str):
             raise ArgumentError(
                 "device", f"{type!r} is not a device", "a string such as 'cpu' or 'cuda:0'"
@@ -117,7 +118,8 @@ def device_of(array: Any) -> device:
     if isinstance(array, np.ndarray):
         return _CPU
     held = getattr(array, "device", None)
-    return device("cuda", int(held.id)) if hasattr(held, "id") else _CPU
+    number = getattr(held, "id", None)
+    return _CPU if number is None else device("cuda", int(number))
 
 
 def on(where: device) -> AbstractContextManager[Any]:

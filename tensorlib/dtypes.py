@@ -23,7 +23,7 @@ class dtype:
     def __init__(self, name: str, numpy_type: Any) -> None:
         self.name = name
         self.numpy: NumpyDType = np.dtype(numpy_type)
-        self.itemsize: int = self.numpy.itemsize
+        self.itemsize: builtins.int = self.numpy.itemsize
         self.is_floating_point = self.numpy.kind == "f"
         self.is_complex = self.numpy.kind == "c"
         self.is_signed = self.numpy.kind in "ifc"
@@ -54,8 +54,8 @@ int32 = int = dtype("int32", np.int32)
 int64 = long = dtype("int64", np.int64)
 bool = dtype("bool", np.bool_)
 
-ALL = (float16, float32, float64, complex64, complex128)
-ALL = (*ALL, uint8, uint16, uint32, uint64, int8, int16, int32, int64, bool)
+FLOATS = (float16, float32, float64, complex64, complex128)
+ALL = (*FLOATS, uint8, uint16, uint32, uint64, int8, int16, int32, int64, bool)
 
 _NAMES = {d.name: d for d in ALL}
 _OF = {d.numpy: d for d in ALL}
@@ -125,7 +125,7 @@ def default_numpy() -> NumpyDType:
 
 def default_complex() -> NumpyDType:
     """The complex type as wide as the default dtype."""
-    return _COMPLEX[_default.itemsize]
+    return _COMPLEX[_default.itemsize]  # type: ignore[return-value]  # NumPy's stubs are wider
 
 
 @cache
@@ -168,7 +168,7 @@ def scalar_numpy(a: NumpyDType, value: Any) -> NumpyDType:
     """Type of an operation of a tensor of type `a` with the Python scalar `value`."""
     kind = a.kind
     if isinstance(value, complex):
-        return a if kind == "c" else (_COMPLEX[a.itemsize] if kind == "f" else default_complex())
+        return a if kind == "c" else (_COMPLEX[a.itemsize] if kind == "f" else default_complex())  # type: ignore[return-value]  # NumPy's stubs are wider
     if type(value) is builtins.bool or kind in "fc":
         return a
     if isinstance(value, builtins.float):

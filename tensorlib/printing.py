@@ -156,7 +156,7 @@ def _body(
         ]
     else:
         parts = [_body(v, indent + 1, summarize, first, second) for v in values]
-    return "[" + ("," + "\n" * (values.ndim - 1) + " " * (indent + 1)).join(parts) + "]"
+    return "[" + ("," + "\n" * (values.ndim - 1) + " " * (indent + 1)).join(parts) + "]"  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
 
 def _summary(values: Any) -> Any:

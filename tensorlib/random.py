@@ -59,7 +59,7 @@ class Generator:
             )
         with self._lock:
             self._seed = number % (1 << 64)
-            self._bits._legacy_seeding(self._seed & 0xFFFFFFFF)  # type: ignore[attr-defined]  # init_genrand
+            self._bits._legacy_seeding(self._seed & 0xFFFFFFFF)
             self._cached = None
         return self
 
@@ -119,7 +119,7 @@ class Generator:
     # -- raw draws ---------------------------------------------------------------------------------
 
     def _raw(self, count: int) -> Array:
-        return self._bits.random_raw(count)  # type: ignore[return-value]  # an array for a count
+        return self._bits.random_raw(count)
 
     def _raw64(self, count: int) -> Array:
         pairs = self._raw(2 * count).reshape(-1, 2)
@@ -203,7 +203,7 @@ class Generator:
                 )
                 return (unit.reshape(shape) < p).astype(kind)
             seed = int(self._raw(1)[0])
-        return (_congruential(seed, math.prod(shape)) < p).astype(kind).reshape(shape)
+        return (_congruential(seed, math.prod(shape)) < p).astype(kind).reshape(shape)  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
     def exponential(self, shape: Shape, kind: Any, rate: float = 1.0) -> Array:
         """Exponential numbers of the given rate."""
@@ -221,7 +221,7 @@ def _floating(where: str, kind: Any) -> np.dtype[Any]:
     kind = np.dtype(kind)
     if kind.kind != "f":
         raise DTypeError(where, f"not implemented for {dtypes.of(kind)}", "a floating-point dtype")
-    return kind
+    return kind  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
 
 def _box_muller(unit: Array, mean: float, std: float) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
 
@@ -30,10 +30,14 @@ from tensorlib.errors import (
 )
 from tensorlib.ops import activation, elementwise, indexing, linalg, reduction, special
 from tensorlib.ops import shape as shapes
-from tensorlib.ops._common import Array, Grads, dim_index
+from tensorlib.ops._common import Array, Grads, astype, dim_index
 
 P = ParamSpec("P")
-_bool, _int, _float, _complex = builtins.bool, builtins.int, builtins.float, builtins.complex
+# The class has methods of these names.
+_bool: TypeAlias = builtins.bool
+_int: TypeAlias = builtins.int
+_float: TypeAlias = builtins.float
+_complex: TypeAlias = builtins.complex
 
 
 class Size(tuple[int, ...]):
@@ -140,7 +144,7 @@ def _inplace(
 
     twin.__name__ = where
     twin.__doc__ = f"`{operation.__name__}` in place."
-    return twin
+    return twin  # type: ignore[return-value]  # NumPy's stubs are wider
 
 
 def _fill(input: Tensor, value: Any) -> Tensor:
@@ -166,7 +170,7 @@ def _fill(input: Tensor, value: Any) -> Tensor:
 def _copy(input: Tensor, source: Tensor) -> Tensor:
     x = input.array
     kind = x.dtype
-    values = source if source.array.dtype == kind else elementwise.astype(source, kind)
+    values = source if source.array.dtype == kind else astype(source, kind)
     try:
         output = np.broadcast_to(move(values.array, device_of(x)), x.shape)
     except ValueError:
@@ -617,7 +621,7 @@ class Tensor:
         """Elements between the start of the memory it views and its own first element."""
         if self._base is None:
             return 0
-        return (address(self.array) - address(self._base.array)) // self.array.itemsize
+        return (address(self.array) - address(self._base.array)) // self.array.itemsize  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
     def data_ptr(self) -> _int:
         """Memory address of the first element."""
@@ -626,7 +630,7 @@ class Tensor:
     def is_contiguous(self, memory_format: Any = None) -> _bool:
         """Whether memory is in row-major order (or channels last, if asked)."""
         if memory_format is not None and str(memory_format).endswith("channels_last"):
-            return self.array.ndim == 4 and self.array.transpose(0, 2, 3, 1).flags.c_contiguous
+            return self.array.ndim == 4 and self.array.transpose(0, 2, 3, 1).flags.c_contiguous  # type: ignore[no-any-return]  # NumPy's stubs are wider
         return self.array.flags.c_contiguous  # type: ignore[no-any-return]
 
     def is_floating_point(self) -> _bool:

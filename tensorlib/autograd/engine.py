@@ -176,9 +176,8 @@ def _run(
     keep = {_key(t): t for t in targets or ()}
     found: dict[Any, Any] = {}
     if create_graph:
-        from tensorlib.autograd.double import call, plus
-    else:
-        call, plus = _call, _plus
+        raise tape_unsupported("backward", "create_graph=True")
+    call, plus = _call, _plus
     pending: dict[Node, Any] = {}
     leaves: dict[int, list[Any]] = {}
     owned: set[Any] = set()

@@ -433,7 +433,7 @@ def _placement(array: Any, base: Any) -> Callable[[Any], Any]:
 
 def _extent(array: Any) -> int:
     item = array.dtype.itemsize
-    return 1 + sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) // item
+    return 1 + sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) // item  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
 
 def sync_view(view: Any) -> None:

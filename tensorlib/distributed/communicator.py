@@ -28,7 +28,7 @@ Buffers = Mapping[int, Sequence[memoryview]]
 # up to this size every rank gets every array whole: one step instead of two
 _SMALL_BYTES = 32 << 10
 # of a large array, this much per rank is on the way at a time: what arrives is reduced from cache
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 256 << 10
 
 
 class DistributedError(ConnectionError):

@@ -36,8 +36,10 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`input + alpha * other`, broadcast, in the promoted type."""
     if alpha != 1:
         _check_alpha("add", alpha, input, other)
-        return add(input, mul(other, alpha) if hasattr(other, "array") else other * alpha)  # type: ignore[arg-type, operator]
+        return add(input, mul(other, alpha) if hasattr(other, "array") else other * alpha)  # type: ignore[arg-type]
     if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
         a, b = input.array, other.array
         if a.dtype != b.dtype:
             input, other = promoted(input, other)
@@ -74,8 +76,10 @@ def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`input - alpha * other`, broadcast, in the promoted type."""
     if alpha != 1:
         _check_alpha("sub", alpha, input, other)
-        return sub(input, mul(other, alpha) if hasattr(other, "array") else other * alpha)  # type: ignore[arg-type, operator]
+        return sub(input, mul(other, alpha) if hasattr(other, "array") else other * alpha)  # type: ignore[arg-type]
     if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
         a, b = input.array, other.array
         if a.dtype != b.dtype:
             input, other = promoted(input, other)
@@ -114,6 +118,8 @@ def _no_bool(where: str) -> DTypeError:
 def rsub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`other - alpha * input`."""
     if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
         return sub(other, input, alpha=alpha)
     if alpha != 1:
         input = mul(input, alpha)
@@ -132,6 +138,8 @@ def rsub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
 def mul(input: Tensor, other: Tensor | Number) -> Tensor:
     """`input * other`, broadcast, in the promoted type."""
     if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
         if not hasattr(input, "array"):
             return mul(other, input)
         a, b = input.array, other.array
@@ -172,6 +180,8 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
     if rounding_mode is not None:
         return _rounded_div(input, other, rounding_mode)
     if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
         if not hasattr(input, "array"):
             return rdiv(other, input)
         a, b = input.array, other.array
@@ -203,7 +213,11 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
 
 def rdiv(input: Tensor, other: Tensor | Number) -> Tensor:
     """`other / input`."""
-    return mul(reciprocal(input), other) if not hasattr(other, "array") else div(other, input)
+    if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
+        return div(other, input)
+    return mul(reciprocal(input), other)
 
 
 def _rounded_div(input: Tensor, other: Any, rounding_mode: str) -> Tensor:
@@ -271,6 +285,8 @@ def fmod(input: Tensor, other: Tensor | Number) -> Tensor:
 def pow(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
     """`input ** exponent`; one of them may be a number."""
     if hasattr(input, "array") and not hasattr(exponent, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(input, Tensor)
         return _pow_scalar(input, exponent)
     x, y = pair(input, exponent, "pow")
     a, b = x.array, y.array

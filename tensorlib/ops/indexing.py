@@ -234,7 +234,7 @@ def add_rows_along(out: Any, axis: int, index: Array, values: Any) -> None:
             values.reshape(len(index), -1) if len(index) else values,
         )
         return
-    np.add.at(out, (slice(None),) * axis + (index,), values)
+    np.add.at(out, (slice(None),) * axis + (index,), values)  # type: ignore[arg-type]  # NumPy's stubs are wider
 
 
 def _check_range(where: str, index: Array, size: int) -> None:
@@ -398,7 +398,7 @@ def _check_index(
         raise DTypeError(where, f"Expected dtype int32/int64 for index, got {dtypes.of(i.dtype)}")
     if i.ndim != len(shape) and i.size:
         if {i.ndim, len(shape)} <= {0, 1}:
-            return i.reshape((1,) * len(shape)) if len(shape) else i.reshape(())
+            return i.reshape((1,) * len(shape)) if len(shape) else i.reshape(())  # type: ignore[no-any-return]  # NumPy's stubs are wider
         raise ShapeError(
             where,
             f"Index tensor of shape {i.shape} and self of shape {shape}",
@@ -413,7 +413,7 @@ def _check_index(
                     f"larger than self {shape} apart from dimension {axis}",
                 )
         _check_range(where, i, shape[axis] if shape else 1)
-    return i
+    return i  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
 
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:

@@ -631,7 +631,7 @@ def det(A: Tensor) -> Tensor:
         return ((grad * output)[..., None, None] * _mT(_safe_inv(x)),)
 
     def smooth(grad: Any) -> Grads:
-        return ((grad * output)[..., None, None] * shape.transpose(inv(x), -1, -2),)  # type: ignore[arg-type]
+        return ((grad * output)[..., None, None] * shape.transpose(inv(x), -1, -2),)
 
     return record(np.asarray(output, x.dtype), backward, A, smooth=smooth)
 
@@ -653,7 +653,7 @@ def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
         return (grad[..., None, None] * _mT(_safe_inv(x)),)
 
     def smooth(grad: Any) -> Grads:
-        return (grad[..., None, None] * shape.transpose(inv(x), -1, -2),)  # type: ignore[arg-type]
+        return (grad[..., None, None] * shape.transpose(inv(x), -1, -2),)
 
     return wrap(sign.astype(x.dtype)), record(
         np.asarray(logabs, x.dtype), slogdet, A, smooth=smooth

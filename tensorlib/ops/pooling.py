@@ -346,7 +346,7 @@ def _averaging(length: int, count: int, kind: Any) -> Array:
     start, stop = _edges(length, count)
     place = np.arange(length)
     inside = (place >= start[:, None]) & (place < stop[:, None])
-    return (inside / (stop - start)[:, None]).astype(kind)
+    return (inside / (stop - start)[:, None]).astype(kind)  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
 
 def _adaptive_average(where: str, input: Tensor, output_size: Any, spatial: int) -> Tensor:

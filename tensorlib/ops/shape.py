@@ -304,8 +304,9 @@ def broadcast_to(input: Tensor, size: Sequence[int]) -> Tensor:
 
 def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     """All tensors expanded to their common shape."""
-    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
-        tensors = tuple(tensors[0])
+    given: Any = tensors
+    if len(given) == 1 and isinstance(given[0], list | tuple):
+        tensors = tuple(given[0])
     shape = broadcast_shapes(*(x.array.shape for x in tensors))
     return tuple(expand(x, shape) for x in tensors)
 
@@ -633,7 +634,7 @@ def flipud(input: Tensor) -> Tensor:
 
 def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
     """Rotated by 90 degrees `k` times in the plane of `dims`."""
-    axes = dims_of(dims, input.array.ndim, "rot90")
+    axes: Any = dims_of(dims, input.array.ndim, "rot90")
 
     def backward(grad: Array) -> Grads:
         return (np.rot90(grad, -k, axes),)

@@ -75,7 +75,8 @@ def test_n3_every_input_gives_one_row_and_bad_ones_a_reason(
     table = pd.read_parquet(classified["output"])
     assert sorted(table["path"]) == sorted(str(path) for path in digit_images.iterdir())
     assert table["id"].tolist() == list(range(362))
-    bad = table[table["status"] != "ok"].set_index(table["path"].map(lambda p: Path(p).name))
+    bad = table[table["status"] != "ok"]
+    bad = bad.set_index(bad["path"].map(lambda path: Path(path).name))
     assert sorted(bad.index) == ["corrupt.jpg", "empty.png"]
     assert "empty" in bad.loc["empty.png", "error"]
     assert "truncated" in bad.loc["corrupt.jpg", "error"]
@@ -115,7 +116,7 @@ def test_the_same_job_runs_without_ray(home: Path, digits: dict[str, Any]) -> No
     program = (
         "import runpy, sys; sys.argv = ['jobs.train_classifier', sys.argv[1], 'params.epochs=1'];"
         "code = 0\n"
-        "try: runpy.run_module('jobs.train_classifier', run_name='__main__')\n"
+        "try: runpy.run_module('jobs.train_classifier', run_name='__main__', alter_sys=True)\n"
         "except SystemExit as end: code = end.code\n"
         "assert 'ray' not in sys.modules and 'torch' not in sys.modules; sys.exit(code)"
     )

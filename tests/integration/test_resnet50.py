@@ -43,6 +43,7 @@ def preprocess(path: Path) -> np.ndarray:
 def test_n0_classify_equals_pytorch(photos: Path, tmp_path: Path) -> None:
     import tensorlib
     from tensorlib.vision import models
+    from tensorlib.vision.weights import imagenet
 
     from .torch_resnet import seeded
 
@@ -76,5 +77,5 @@ def test_n0_classify_equals_pytorch(photos: Path, tmp_path: Path) -> None:
     for k in range(5):
         assert table[f"index_{k + 1}"].tolist() == indices[:, k].tolist()
         np.testing.assert_allclose(table[f"prob_{k + 1}"], probabilities[:, k], atol=1e-5)
-    names = tensorlib.vision.weights.imagenet()
+    names = imagenet()
     assert table["label_1"].tolist() == [names[i] for i in table["index_1"]]
