@@ -182,7 +182,12 @@ class Run:
 
     def artifacts(self) -> list[Path]:
         """Finished outputs of the job."""
-        return sorted(path for path in self.directory.artifacts_dir.rglob("*") if path.is_file())
+        root = self.directory.artifacts_dir
+        return sorted(
+            path
+            for path in root.rglob("*")
+            if path.is_file() and not path.is_relative_to(root / "checkpoints")
+        )
 
     def attempts(self) -> list[Attempt]:
         """The run's tries, from its events."""

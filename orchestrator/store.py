@@ -115,8 +115,8 @@ class RunDir:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             run._write_plan_once(plan)
-            for directory in (run.logs_dir, run.checkpoints_dir, run.artifacts_dir):
-                directory.mkdir(exist_ok=True)
+            run.logs_dir.mkdir(exist_ok=True)
+            run._make_artifacts_dir()
             link = Path(plan.home) / plan.run_id
             if link != run.path and not link.exists():
                 link.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +128,12 @@ class RunDir:
             ) from error
         run.write_status(created_at=time.time())
         return run
+
+    def _make_artifacts_dir(self) -> None:
+        """Checkpoints live among the artifacts, so that a tracker that shows those shows them."""
+        (self.artifacts_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if not self.checkpoints_dir.is_symlink():
+            self.checkpoints_dir.symlink_to("artifacts/checkpoints")
 
     def _write_plan_once(self, plan: RunPlan) -> None:
         target = self.path / "plan.json"

@@ -180,8 +180,6 @@ class Mirror:
         self._client.set_tag(run_id, "orchestrator.attempts", str(attempts))
         if local_directory(self._spool.facts["artifact_uri"]) is None:
             self._client.log_artifacts(run_id, str(self._run_dir.artifacts_dir))
-            for path in sorted(self._run_dir.checkpoints_dir.glob("[0-9]*")):
-                self._client.log_artifacts(run_id, str(path), f"checkpoints/{path.name}")
         self._client.set_terminated(run_id, MLFLOW_STATUS[status])
 
     def _tell(self, error: Exception) -> None:
@@ -247,11 +245,6 @@ def local_directory(artifact_uri: str) -> Path | None:
 
 def link_artifacts(directory: Path, run_dir: RunDir) -> None:
     """Let MLflow show the run directory itself: a link to it instead of a second copy."""
-    run_dir.artifacts_dir.mkdir(parents=True, exist_ok=True)
-    run_dir.checkpoints_dir.mkdir(parents=True, exist_ok=True)
-    checkpoints = run_dir.artifacts_dir / "checkpoints"
-    if not checkpoints.is_symlink():
-        checkpoints.symlink_to("../checkpoints")
     if not directory.is_symlink() and not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.symlink_to(os.path.relpath(run_dir.artifacts_dir, directory.parent))
