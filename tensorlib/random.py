@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 _DEFAULT_SEED = 67280421310721
 _STATE = struct.Struct("<Qiiq624Qdddi4xf?3x")
-_MCG_MODULUS, _MCG_FACTOR = (1 << 31) - 1, 1132489760
 
 
 class Generator:
@@ -84,7 +83,7 @@ class Generator:
                 1,
                 pos,
                 *state["key"].tolist(),
-                0.25,
+                0.25 if cached is not None else 0.0,  # the quarter turn whose sine is 1
                 0.0,
                 cached or 0.0,
                 cached is not None,
@@ -129,9 +128,8 @@ class Generator:
         """Uniforms in [0, 1) with as many bits as the type holds."""
         if kind.itemsize == 8:
             return (self._raw64(count) & np.uint64((1 << 53) - 1)).astype(np.float64) * 2.0**-53
-        digits = 24 if kind.itemsize == 4 else 11
-        raw = self._raw(count).astype(np.uint32) & np.uint32((1 << digits) - 1)
-        return (raw.astype(np.float32) * np.float32(2.0**-digits)).astype(kind)
+        raw = self._raw(count).astype(np.uint32) & np.uint32((1 << 24) - 1)
+        return (raw.astype(np.float32) * np.float32(2.0**-24)).astype(kind)
 
     # -- distributions: arrays ---------------------------------------------------------------------
 
@@ -149,6 +147,8 @@ class Generator:
         fewer.
         """
         kind = _floating("normal", kind)
+        if kind.itemsize == 2:
+            return self.normal(shape, np.float32, mean, std).astype(kind)
         count = math.prod(shape)
         with self._lock:
             if count < 16:
@@ -198,23 +198,21 @@ class Generator:
         kind = np.dtype(kind)
         with self._lock:
             if isinstance(p, np.ndarray):
-                unit = self._unit(
-                    math.prod(shape), p.dtype if p.dtype.kind == "f" else np.dtype(np.float32)
-                )
-                return (unit.reshape(shape) < p).astype(kind)
-            seed = int(self._raw(1)[0])
-        return (_congruential(seed, math.prod(shape)) < p).astype(kind).reshape(shape)  # type: ignore[no-any-return]  # NumPy's stubs are wider
+                single = p.dtype.kind != "f" or p.dtype.itemsize < 8
+                unit = self._unit(math.prod(shape), np.dtype(np.float32 if single else np.float64))
+            else:
+                unit = self._unit(math.prod(shape), np.dtype(np.float64))
+        return (unit.reshape(shape) < p).astype(kind)
 
     def exponential(self, shape: Shape, kind: Any, rate: float = 1.0) -> Array:
         """Exponential numbers of the given rate."""
         kind = _floating("exponential", kind)
         with self._lock:
-            seed = int(self._raw(1)[0])
-        values = -np.log(_congruential(seed, math.prod(shape))) / rate
-        return values.astype(kind).reshape(shape)
+            unit = self._unit(math.prod(shape), np.dtype(np.float64))
+        return (-1.0 / rate * np.log1p(-unit)).astype(kind).reshape(shape)
 
 
-_WIDE = 1 << 32
+_WIDE = 1 << 28  # from here on PyTorch draws 64 bits
 
 
 def _floating(where: str, kind: Any) -> np.dtype[Any]:
@@ -234,19 +232,6 @@ def _box_muller(unit: Array, mean: float, std: float) -> Array:
     if (mean, std) != (0, 1):
         out = out * kind(std) + kind(mean)
     return out
-
-
-def _congruential(seed: int, count: int) -> Array:
-    """MCG31m1 in (0, 1): x <- 1132489760 x mod (2**31 - 1), made by doubling."""
-    state = np.empty(max(count, 1), np.uint64)
-    state[0] = seed % _MCG_MODULUS or 1
-    filled, jump = 1, _MCG_FACTOR
-    while filled < count:
-        step = min(filled, count - filled)
-        state[filled : filled + step] = state[:step] * np.uint64(jump) % np.uint64(_MCG_MODULUS)
-        filled += step
-        jump = jump * jump % _MCG_MODULUS
-    return state[:count].astype(np.float64) / _MCG_MODULUS
 
 
 default_generator = Generator()

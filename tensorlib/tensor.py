@@ -904,7 +904,7 @@ class Tensor:
             limit = (
                 (np.iinfo(a.dtype).max + 1)
                 if a.dtype.kind in "iu"
-                else 1 << (np.finfo(a.dtype).nmant + 1)
+                else (1 << (np.finfo(a.dtype).nmant + 1)) + 1
             )
             from_, to = (0, from_) if from_ else (0, limit)
         low, high = from_, to
