@@ -1,10 +1,7 @@
 """JobContext: all that a job's code sees of the orchestrator.
 
-A job is `run(config, ctx)`. The same context serves a worker on a cluster (`JobContext.open`) and
-one process without Ray (`JobContext.local`):
-
-    with JobContext.local(plan) as ctx:
-        run(config, ctx)
+A job is `run(config, ctx)`. The same context serves a worker on a cluster and one process without
+Ray (`orchestrator.submit.run_here`).
 """
 
 from __future__ import annotations
@@ -15,17 +12,14 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import IO, Any
 
 from orchestrator import checkpoint as checkpoints
 from orchestrator.checkpoint import Checkpoint
-from orchestrator.errors import RunNotFound
 from orchestrator.plan import RunPlan
-from orchestrator.run import RunStatus, TerminationReason
 from orchestrator.store import RunDir
 
 __all__ = ["Artifacts", "Checkpoints", "JobContext", "Metrics"]
@@ -189,7 +183,6 @@ class JobContext:
         self._terminated = threading.Event()
         self._stacks: IO[str] | None = None
         self._old_handler: Any = None
-        self._owned: Any = None
 
     @classmethod
     def open(
@@ -215,34 +208,6 @@ class JobContext:
         context._listen()
         return context
 
-    @classmethod
-    def local(cls, plan: RunPlan) -> JobContext:
-        """One rank in this process, without Ray: owns the run and starts its next attempt.
-
-        Used in a `with` block, the block's end writes how the run ended.
-        """
-        try:
-            run_dir = RunDir.open(plan.home, plan.run_id)
-        except RunNotFound:
-            run_dir = RunDir.create(plan)
-        owned = run_dir.lock()
-        owned.__enter__()
-        run_dir.clear_stop()
-        number = run_dir.status().attempts + 1
-        run_dir.attempt = number
-        run_dir.write_status(
-            status=RunStatus.RUNNING.value,
-            reason=None,
-            message=None,
-            attempts=number,
-            started_at=time.time(),
-            ended_at=None,
-        )
-        run_dir.append_event("attempt", number=number, workers=1)
-        context = cls.open(plan, run_dir, attempt=number, rank=0, world_size=1, local_rank=0)
-        context._owned = owned
-        return context
-
     @property
     def should_stop(self) -> bool:
         """Whether to save and return: someone ran `orchestrator stop`, or SIGTERM came.
@@ -258,7 +223,7 @@ class JobContext:
             self.run_dir.append_event("data", facts=facts)
 
     def close(self) -> None:
-        """Give back signal handlers, files and the lock."""
+        """Give back signal handlers and files."""
         if self._stacks is not None:
             faulthandler.unregister(signal.SIGUSR1)
             self._stacks.close()
@@ -266,44 +231,6 @@ class JobContext:
         if self._old_handler is not None:
             signal.signal(signal.SIGTERM, self._old_handler)
             self._old_handler = None
-        if self._owned is not None:
-            self._owned.__exit__(None, None, None)
-            self._owned = None
-
-    def __enter__(self) -> JobContext:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._owned is not None:
-            self._write_end(error)
-        self.close()
-
-    def _write_end(self, error: BaseException | None) -> None:
-        message = None
-        if error is None and self.should_stop:
-            reason = TerminationReason.STOP_REQUESTED
-        elif error is None:
-            reason = TerminationReason.COMPLETED
-        elif isinstance(error, KeyboardInterrupt | SystemExit):
-            reason = TerminationReason.STOP_REQUESTED
-        else:
-            reason = TerminationReason.JOB_ERROR
-            message = "".join(traceback.format_exception_only(error)).strip()
-        self.run_dir.append_event(
-            "attempt_end",
-            number=self.attempt,
-            reason=reason.value,
-            message=message,
-            step=self.metrics.last_step,
-        )
-        self.run_dir.write_status(
-            status=reason.status.value, reason=reason.value, message=message, ended_at=time.time()
-        )
 
     def _listen(self) -> None:
         path = self.run_dir.attempt_dir(self.attempt) / f"rank-{self.rank}.stacks"

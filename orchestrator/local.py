@@ -12,8 +12,8 @@ from orchestrator.errors import OrchestratorError, UsageError
 def main(module_file: str) -> None:
     """Run the spec named on the command line; exits with the codes of `orchestrator run`."""
     from orchestrator.cli.console import Console
+    from orchestrator.cli.run import finish
     from orchestrator.plan import plan
-    from orchestrator.run import exit_code
     from orchestrator.submit import run_here
 
     job = f"jobs.{Path(module_file).stem}"
@@ -36,4 +36,4 @@ def main(module_file: str) -> None:
     except OrchestratorError as error:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
-    sys.exit(exit_code(run.state()))
+    sys.exit(finish(run, as_json=False))

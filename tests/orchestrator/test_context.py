@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,29 +210,3 @@ def test_stop_requests_cost_little(open_context):
     for _ in range(1000):
         assert not context.should_stop
     assert time.perf_counter() - started < 0.5  # measured: 2 us each
-
-
-def test_local_needs_no_directory_and_no_ray(make_plan):
-    made = make_plan(run_id="local-1")
-    with JobContext.local(made) as context:
-        assert (context.rank, context.world_size, context.attempt) == (0, 1, 1)
-        context.metrics.log({"x": 1.0}, step=1)
-        assert Run(context.run_dir).status().value == "RUNNING"
-    run = Run.open(made.home, "local-1")
-    assert run.status().value == "SUCCEEDED"
-    assert [a.reason for a in run.attempts()] == ["COMPLETED"]
-
-    def fail() -> None:
-        with JobContext.local(made) as again:
-            assert again.attempt == 2
-            raise RuntimeError("boom")
-
-    with pytest.raises(RuntimeError, match="boom"):
-        fail()
-    state = run.state()
-    assert (state.status.value, state.message) == ("FAILED", "RuntimeError: boom")
-    with JobContext.local(made) as again:
-        again.run_dir.request_stop()
-        assert again.should_stop
-    assert run.status().value == "STOPPED"
-    assert Path(made.run_dir, "lock").read_text() != ""
