@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -55,6 +55,10 @@ def load(
             f"load: weights_only={weights_only!r} would run code from the file; expected True."
             " Hint: in torch, save a state_dict(), which needs none."
         )
+    if callable(map_location):
+        raise TypeError(
+            "load: map_location is a function; expected None, a device or a dict of devices."
+        )
     if isinstance(f, str | os.PathLike):
         where = f"load {os.fspath(f)}"
         if os.path.isdir(f):
@@ -93,8 +97,9 @@ def save(obj: object, f: PathLike | IO[bytes]) -> None:
 def _whole_file(path: PathLike) -> Iterator[IO[bytes]]:
     """A file that appears under `path` complete and on disk, or not at all."""
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"save {path}: the folder {path.parent} does not exist. Hint: make it first."
@@ -104,9 +109,6 @@ def _whole_file(path: PathLike) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

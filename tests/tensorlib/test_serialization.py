@@ -366,6 +366,11 @@ def test_a_device_that_is_not_here():
     assert load(file, tensorlib.device("cpu")).device.type == "cpu"
 
 
+def test_a_function_as_map_location():
+    with pytest.raises(TypeError, match="map_location is a function"):
+        load(with_pickle(b"N."), map_location=lambda storage, where: storage)
+
+
 def test_big_endian_files():
     members = {
         "archive/data.pkl": tensor_pickle(),

@@ -15,6 +15,12 @@ from tensorlib.vision import models
 GOLDEN = Path(__file__).parent / "resnet50_logits.npy"
 
 
+def torch_or_skip():
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # its threads spin, which costs seconds where cores are shared
+    return torch
+
+
 def numpy_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
     """Weights with sane statistics from a seed alone, the same on every side of a comparison."""
     rng = np.random.default_rng(seed)
@@ -153,7 +159,7 @@ def test_resnet50_gives_the_recorded_logits():
 
 @pytest.mark.oracle
 def test_resnet50_from_a_torch_file_gives_torchs_logits(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = torch_or_skip()
     theirs = torch_resnet50(torch)
     state = numpy_state(shapes_of(theirs), seed=5)
     theirs.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
@@ -247,6 +253,47 @@ def test_small_cnn_learns_shapes():
     with tensorlib.no_grad():
         found = model.eval()(x).numpy().argmax(1)
     assert (found == y.numpy()).mean() > 0.95
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("rule", ["SGD", "AdamW"])
+def test_small_cnn_has_torchs_loss_curve_from_one_seed(rule):
+    torch = torch_or_skip()
+    options = {"SGD": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}, "AdamW": {"lr": 1e-3}}
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 256)
+    images = (rng.normal(0, 1, (10, 1, 8, 8))[labels] + rng.normal(0, 0.5, (256, 1, 8, 8))).astype(
+        "f"
+    )
+
+    def build(n):
+        if n is nn:
+            return models.small_cnn(image_size=8)
+        return n.Sequential(
+            n.Conv2d(1, 16, 3, padding=1, bias=False), n.BatchNorm2d(16), n.ReLU(), n.MaxPool2d(2),
+            n.Conv2d(16, 32, 3, padding=1, bias=False), n.BatchNorm2d(32), n.ReLU(), n.MaxPool2d(2),
+            n.Flatten(), n.Linear(128, 128), n.ReLU(), n.Linear(128, 10),
+        )  # fmt: skip
+
+    curves, texts = [], []
+    for lib in (tensorlib, torch):
+        lib.manual_seed(7)
+        model = build(lib.nn)
+        optimizer = getattr(lib.optim, rule)(model.parameters(), **options[rule])
+        losses = []
+        for step in range(100):
+            rows = slice(step % 8 * 32, step % 8 * 32 + 32)
+            optimizer.zero_grad()
+            output = model(lib.from_numpy(images[rows]))
+            loss = lib.nn.functional.cross_entropy(output, lib.from_numpy(labels[rows]))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        curves.append(losses)
+        texts.append(str(model))
+    assert texts[0] == texts[1]
+    assert curves[1][-1] < 0.2 * curves[1][0]
+    np.testing.assert_allclose(curves[0], curves[1], rtol=0, atol=1e-3)
 
 
 # --- registry ------------------------------------------------------------------------------------
