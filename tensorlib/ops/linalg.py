@@ -483,9 +483,8 @@ def vector_norm(
     if ord == math.inf or ord == -math.inf:
         return (reduction.amax if ord > 0 else reduction.amin)(size, axis or (), keepdim)
     if ord == 0:
-        return reduction.sum(
-            elementwise.cast(elementwise.ne(x, 0), dtypes.of(size.array.dtype)), axis, keepdim
-        )
+        count = (x.array != 0).sum(axis=axis, keepdims=keepdim).astype(size.array.dtype)
+        return record(count, lambda grad: (None,), x)
     if ord == 1:
         return reduction.sum(size, axis, keepdim)
     return elementwise.pow(reduction.sum(elementwise.pow(size, ord), axis, keepdim), 1.0 / ord)

@@ -379,6 +379,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     for x in tensors:
         expect_tensor("cat", "tensors", x)
     kept = [x for x in tensors if x.array.shape != (0,)] or tensors[:1]
+    dropped = [x for x in tensors if x.array.shape == (0,) and x is not kept[0]]
     common = kept[0].array.dtype
     for x in tensors:
         if x.array.dtype != common:
@@ -403,11 +404,10 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     lead = (slice(None),) * axis
 
     def backward(grad: Array) -> Grads:
-        return tuple(
-            grad[(*lead, slice(b, e))] for b, e in zip([0, *edges[:-1]], edges, strict=True)
-        )
+        parts = [grad[(*lead, slice(b, e))] for b, e in zip([0, *edges[:-1]], edges, strict=True)]
+        return (*parts, *(np.zeros_like(x.array) for x in dropped))
 
-    return record(output, backward, *kept)
+    return record(output, backward, *kept, *dropped)
 
 
 class InvalidValueError2(ShapeError, ValueError):
@@ -848,7 +848,7 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
     grids = []
     for i, x in enumerate(flat):
         grid = expand(reshape(x, (1,) * i + (-1,) + (1,) * (len(flat) - i - 1)), shape)
-        grids.append(transpose(grid, 0, 1) if swap else grid)
+        grids.append(grid)
     if swap:
         grids[0], grids[1] = grids[1], grids[0]
     return tuple(grids)

@@ -1,0 +1,9 @@
+"""SAMPLES: a name of core_ops.txt -> the argument lists that drive the common suite."""
+
+from . import samples_math, samples_nn, samples_shape
+
+SAMPLES = {**samples_math.SAMPLES, **samples_shape.SAMPLES, **samples_nn.SAMPLES}
+CASES = [
+    (name, number) for name, samples in sorted(SAMPLES.items()) for number in range(len(samples))
+]
+IDS = [f"{name}-{number}" for name, number in CASES]
