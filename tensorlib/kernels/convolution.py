@@ -104,9 +104,8 @@ def windows(x: Any, kernel_size: Sizes, stride: Sizes, dilation: Sizes, out: Siz
     )
 
 
-def _blocks(view: Any, width: int) -> list[tuple[int, int]]:
+def _blocks(images: int, width: int) -> list[tuple[int, int]]:
     """Ranges of images whose window matrix has about BLOCK elements."""
-    images = view.shape[0]
     step = max(1, BLOCK // max(width, 1))
     return [(i, min(i + step, images)) for i in range(0, images, step)]
 
@@ -116,12 +115,39 @@ def _rows(
 ) -> tuple[Any, Sizes]:
     """Windows view of `x` [N, C, ...] and the output sizes."""
     kernel_size = tuple(w_shape[2:])
-    sizes = tuple(
-        output_size(*a)
-        for a in zip(x.shape[2:], kernel_size, stride, padding, dilation, strict=True)
-    )
+    sizes = _sizes(x, w_shape, stride, padding, dilation)
     last = padded(channels_last(x), padding)
     return windows(last, kernel_size, stride, dilation, sizes), sizes
+
+
+def _few_channels(x: Any, w_shape: Sizes) -> bool:
+    """Whether windows have so few channels that copying them element by element would dominate."""
+    return x.shape[1] <= 4 and math.prod(w_shape[2:]) > 1
+
+
+def _plane_blocks(x: Any, w_shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes) -> Any:
+    """`(begin, end, columns)` per block of images; columns are [C*K, positions], rows of whole image lines."""
+    xp = array_namespace(x)
+    sizes = _sizes(x, w_shape, stride, padding, dilation)
+    image = xp.pad(x, ((0, 0), (0, 0), *padding)) if any(map(any, padding)) else x
+    image = xp.ascontiguousarray(image.swapaxes(0, 1))  # [C, N, ...]
+    depth = x.shape[1] * math.prod(w_shape[2:])
+    positions = math.prod(sizes)
+    for begin, end in _blocks(x.shape[0], depth * positions):
+        columns = xp.empty((x.shape[1], math.prod(w_shape[2:]), end - begin, *sizes), x.dtype)
+        for channel in range(x.shape[1]):
+            planes = image[channel, begin:end, ..., None]
+            for tap, offset in enumerate(_offsets(w_shape[2:])):
+                columns[channel, tap] = _shift(planes, offset, stride, dilation, sizes)[..., 0]
+        yield begin, end, columns.reshape(depth, (end - begin) * positions)
+
+
+def _sizes(x: Any, w_shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes) -> Sizes:
+    """Output sizes of an input [N, C, ...]."""
+    return tuple(
+        output_size(*a)
+        for a in zip(x.shape[2:], w_shape[2:], stride, padding, dilation, strict=True)
+    )
 
 
 def _matrix(w: Any) -> Any:
@@ -137,6 +163,13 @@ def conv_forward(x: Any, w: Any, stride: Sizes, padding: Pads, dilation: Sizes, 
     xp = array_namespace(x, w)
     if groups > 1:
         return _grouped_forward(x, w, stride, padding, dilation, groups)
+    if _few_channels(x, w.shape):
+        sizes = _sizes(x, w.shape, stride, padding, dilation)
+        out = xp.empty((x.shape[0], *sizes, w.shape[0]), x.dtype)
+        flat = w.reshape(w.shape[0], -1).T
+        for begin, end, columns in _plane_blocks(x, w.shape, stride, padding, dilation):
+            xp.matmul(columns.T, flat, out=out[begin:end].reshape(columns.shape[1], w.shape[0]))
+        return channels_first(out)
     view, sizes = _rows(x, w.shape, stride, padding, dilation)
     matrix = _matrix(w).T
     width = math.prod(view.shape[1:])
@@ -146,7 +179,7 @@ def conv_forward(x: Any, w: Any, stride: Sizes, padding: Pads, dilation: Sizes, 
     if math.prod(w.shape[2:]) == 1:
         xp.matmul(view.reshape(-1, depth), matrix, out=out.reshape(-1, w.shape[0]))
         return channels_first(out)
-    for begin, end in _blocks(view, width):
+    for begin, end in _blocks(x.shape[0], width):
         xp.matmul(
             view[begin:end].reshape(-1, depth),
             matrix,
@@ -253,6 +286,11 @@ def conv_weight_grad(
     """Gradient of `conv_forward` for its weight of `shape`."""
     xp = array_namespace(x, grad)
     last = xp.ascontiguousarray(channels_last(grad))
+    if groups == 1 and _few_channels(x, shape):
+        total = xp.zeros((shape[0], math.prod(shape[1:])), x.dtype)
+        for begin, end, columns in _plane_blocks(x, shape, stride, padding, dilation):
+            total += (columns @ last[begin:end].reshape(-1, shape[0])).T
+        return total.reshape(shape)
     kernel_size = tuple(shape[2:])
     if groups > 1 and shape[1] == 1 and shape[0] == groups:
         sizes = tuple(grad.shape[2:])
@@ -269,6 +307,6 @@ def conv_weight_grad(
         return xp.ascontiguousarray(channels_first(matrix))
     depth = math.prod(kernel_size) * shape[1]
     matrix = xp.zeros((shape[0], depth), x.dtype)
-    for begin, end in _blocks(view, math.prod(view.shape[1:])):
+    for begin, end in _blocks(x.shape[0], math.prod(view.shape[1:])):
         matrix += last[begin:end].reshape(-1, shape[0]).T @ view[begin:end].reshape(-1, depth)
     return xp.ascontiguousarray(channels_first(matrix.reshape(shape[0], *kernel_size, shape[1])))
