@@ -214,6 +214,8 @@ class Training:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracy on the held-out samples, each counted once on one rank."""
+        if isinstance(self.model, distributed.DistributedDataParallel):
+            self.model.sync_buffers()  # every rank judges by rank 0's running statistics
         self.model.eval()
         dataset = self.source.test
         loss = 0.0

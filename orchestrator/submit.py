@@ -245,9 +245,10 @@ class _Driver:
         self.run_dir.write_status(batch={"output": str(output), "inputs": manifest.num_rows})
         number = self._begin_attempt(1 if in_process else self.plan.spec.resources.workers)
         done = parts.inputs - sum(len(parts.ids(index)) for index in parts.missing())
-        started, first, bad = time.monotonic(), done, 0
+        first, bad = done, 0
         try:
             with self._signals() if in_process else self._cluster() as total:
+                started = time.monotonic()
                 if in_process:
                     results = _parts_here(module, config, manifest, parts)
                 else:
@@ -369,7 +370,11 @@ class _Driver:
         workers, cpus = self.plan.spec.resources.workers, self.plan.spec.resources.cpus_per_worker
         where = f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray"
         self.console.say(f"starting {workers} workers on {where}")
-        with cluster.connect(self.plan.address, cpus) as total, self._signals():
+        batch = self.plan.engine == "batch"
+        with (
+            cluster.connect(self.plan.address, cpus, batch=batch) as total,
+            self._signals(),
+        ):
             cluster.check_resources(total, workers, cpus)
             yield total
 

@@ -34,7 +34,9 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 @contextmanager
-def connect(address: str | None, threads: int) -> Iterator[Mapping[str, float]]:
+def connect(
+    address: str | None, threads: int, *, batch: bool = False
+) -> Iterator[Mapping[str, float]]:
     """Connect to the cluster at `address`, or start an embedded one, and give its total resources.
 
     The embedded cluster ends with the block. Raises BackendUnavailable (exit 3) where there is
@@ -43,8 +45,9 @@ def connect(address: str | None, threads: int) -> Iterator[Mapping[str, float]]:
     # Read by Ray at import: our own logs name the rank, so Ray need not repeat them.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # Ray Data's actors make the core log an "error" that is none, on the user's terminal.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if batch:
+        # Ray Data's actors make the core print a long "error" that is none, on the terminal.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
