@@ -202,7 +202,8 @@ class Generator:
                 unit = self._unit(math.prod(shape), np.dtype(np.float32 if single else np.float64))
             else:
                 unit = self._unit(math.prod(shape), np.dtype(np.float64))
-        return (unit.reshape(shape) < p).astype(kind)
+        drawn: Array = (unit.reshape(shape) < p).astype(kind)
+        return drawn
 
     def exponential(self, shape: Shape, kind: Any, rate: float = 1.0) -> Array:
         """Exponential numbers of the given rate."""
