@@ -4,39 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
-
-import numpy as np
+from typing import Any, Self
 
 import tensorlib
-from tensorlib.errors import TensorlibError
 from tensorlib.nn.hooks import BackwardHooks, Hooks, RemovableHandle
 from tensorlib.nn.parameter import Buffer, Parameter
+from tensorlib.nn.state import IncompatibleKeys, StateDictError, load_state
 from tensorlib.tensor import Tensor
 
 __all__ = ["IncompatibleKeys", "Module", "StateDictError"]
 
 _TABLES = ("_parameters", "_buffers", "_modules")
-
-
-class StateDictError(TensorlibError, RuntimeError):
-    """A state dict does not fit a module. The message lists every name that is wrong."""
-
-
-class _IncompatibleKeys(NamedTuple):
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
-class IncompatibleKeys(_IncompatibleKeys):
-    """What `load_state_dict(strict=False)` left out."""
-
-    def __repr__(self) -> str:
-        if not self.missing_keys and not self.unexpected_keys:
-            return "<All keys matched successfully>"
-        return super().__repr__()
-
-    __str__ = __repr__
 
 
 class Module:
@@ -383,6 +361,10 @@ class Module:
         """Take back what `get_extra_state` gave."""
         raise NotImplementedError
 
+    def _has_extra_state(self) -> bool:
+        """Whether this class keeps more than tensors."""
+        return type(self).get_extra_state is not Module.get_extra_state
+
     def state_dict(
         self,
         *,
@@ -402,7 +384,7 @@ class Module:
             metadata[prefix[:-1]] = {"version": self._version}
         for name, value in self._own_state():
             destination[prefix + name] = value if keep_vars else value.detach()
-        if type(self).get_extra_state is not Module.get_extra_state:
+        if self._has_extra_state():
             destination[f"{prefix}_extra_state"] = self.get_extra_state()
         for name, child in self._modules.items():
             if child is not None:
@@ -427,43 +409,7 @@ class Module:
         Raises StateDictError listing every missing, unexpected and mis-shaped name; nothing has
         been copied then.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(
-                f"load_state_dict: got a {type(state_dict).__name__}; expected a dict of tensors"
-            )
-        state = dict(state_dict)
-        metadata = getattr(state_dict, "_metadata", None) or {}
-        targets: dict[str, tuple[Module, str, Tensor | None]] = {}
-        for path, module in self.named_modules(remove_duplicate=False):
-            prefix = f"{path}." if path else ""
-            module._upgrade_state(state, prefix, metadata.get(path, {}).get("version"))
-            for name, value in module._own_state():
-                targets[prefix + name] = (module, name, value)
-            if type(module).set_extra_state is not Module.set_extra_state:
-                targets[f"{prefix}_extra_state"] = (module, "_extra_state", None)
-
-        missing = [name for name in targets if name not in state]
-        unexpected = [name for name in state if name not in targets]
-        values: dict[str, Tensor] = {}
-        wrong = []
-        for name, (_, _, target) in targets.items():
-            if name in state and target is not None:
-                problem = _fit(name, state[name], target, values)
-                if problem:
-                    wrong.append(problem)
-        if wrong or (strict and (missing or unexpected)):
-            raise StateDictError(_describe(self, missing, unexpected, wrong, strict))
-        with tensorlib.no_grad():
-            for name, (module, key, target) in targets.items():
-                if name not in state:
-                    continue
-                if target is None:
-                    module.set_extra_state(state[name])
-                elif assign:
-                    module._assign(key, values[name], target)
-                else:
-                    target.copy_(values[name])
-        return IncompatibleKeys(missing, unexpected)
+        return load_state(self, state_dict, strict, assign)
 
     def _assign(self, name: str, value: Tensor, target: Tensor) -> None:
         if isinstance(target, Parameter):
@@ -553,32 +499,3 @@ def _to_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, A
         elif arg is not None and not isinstance(arg, bool):
             device = arg
     return device, dtype
-
-
-def _fit(name: str, value: Any, target: Tensor, values: dict[str, Tensor]) -> str | None:
-    """Put `value` as a Tensor into `values`; the problem in words where it does not fit."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = Tensor._wrap(np.asarray(value))
-    if not isinstance(value, Tensor):
-        return f"{name}: a {type(value).__name__}, expected a tensor"
-    if tuple(target.shape) == () and tuple(value.shape) == (1,):
-        value = value[0]  # scalars were saved so before PyTorch 0.4
-    if tuple(value.shape) != tuple(target.shape):
-        return f"{name}: {tuple(value.shape)} in the state dict, {tuple(target.shape)} in the model"
-    values[name] = value
-    return None
-
-
-def _describe(
-    module: Module, missing: list[str], unexpected: list[str], wrong: list[str], strict: bool
-) -> str:
-    def block(title: str, names: list[str]) -> str:
-        return f"\n  {title} ({len(names)}):\n    " + "\n    ".join(names) if names else ""
-
-    text = f"load_state_dict: the state dict does not fit {type(module).__name__}:"
-    if strict:
-        text += block("missing", missing) + block("unexpected", unexpected)
-    text += block("wrong shape or type", wrong)
-    if strict and not wrong:
-        return text + "\nHint: strict=False loads what matches and returns the other names."
-    return text + "\nHint: build the model with the sizes the file was saved with."

@@ -2,6 +2,8 @@
 
 As in torch, most schedules compute the next rate from the present one, so that several can act on
 one optimizer (`ChainedScheduler`); the closed form is used where a schedule starts over.
+
+One file although it is long: its name is torch's, and each class is read next to its neighbours.
 """
 
 from __future__ import annotations
