@@ -83,9 +83,9 @@ class Generator:
                 1,
                 pos,
                 *state["key"].tolist(),
-                0.25 if cached is not None else 0.0,  # the quarter turn whose sine is 1
                 0.0,
-                cached or 0.0,
+                cached or 0.0,  # PyTorch keeps the waiting number in the second field
+                0.0,
                 cached is not None,
                 0.0,
                 False,
@@ -101,14 +101,14 @@ class Generator:
             raise ShapeError("set_state", f"RNG state has {array.size} bytes", f"{_STATE.size}")
         values = _STATE.unpack(array.tobytes())
         seed, left, key = values[0], values[1], np.array(values[4:628], np.uint32)
-        x, _, rho, valid = values[628:632]
+        waiting, valid = values[629], values[631]
         with self._lock:
             self._seed = seed
             self._bits.state = {
                 "bit_generator": "MT19937",
                 "state": {"key": key, "pos": 625 - left},
             }
-            self._cached = rho * math.sin(2 * math.pi * x) if valid else None
+            self._cached = waiting if valid else None
         return self
 
     def clone_state(self) -> Generator:
@@ -139,7 +139,10 @@ class Generator:
         with self._lock:
             unit = self._unit(math.prod(shape), kind)
         if (low, high) != (0, 1):
-            unit = unit * (kind.type(high) - kind.type(low)) + kind.type(low)
+            # one rounding, as PyTorch's fused multiply-add
+            wide: Any = np.float64 if kind.itemsize < 8 else np.longdouble
+            span = wide(kind.type(high) - kind.type(low))
+            unit = unit.astype(wide) * span + wide(kind.type(low))
         return unit.astype(kind, copy=False).reshape(shape)
 
     def normal(self, shape: Shape, kind: Any, mean: float = 0.0, std: float = 1.0) -> Array:
