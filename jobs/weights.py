@@ -17,6 +17,7 @@ from orchestrator.errors import CheckpointError, UsageError
 from orchestrator.plan import default_home
 from orchestrator.store import resolve_run
 from tensorlib import nn
+from tensorlib.serialization import load_safetensors
 from tensorlib.vision.transforms import ImageClassification
 from tensorlib.vision.weights import WEIGHTS, imagenet
 
@@ -122,9 +123,9 @@ def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weig
 def _read_state(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
-            state: Any = tensorlib.load_safetensors(path)
+            state: Any = load_safetensors(path)
         else:
-            state = tensorlib.load(path)
+            state = tensorlib.load(path, map_location="cpu")
     except (ValueError, RuntimeError, OSError, pickle.UnpicklingError) as error:
         raise UsageError(str(error)) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
