@@ -70,7 +70,8 @@ def max_pool_grad(
     image = _bordered(x, padding, _lowest(x.dtype))
     top, back = channels_last(output), channels_last(grad)
     tiled = kernel_size == stride and dilation == (1,) * len(stride)  # windows do not overlap
-    exact = tiled and all(n == m * s for n, m, s in zip(image.shape[1:], sizes, stride, strict=False))
+    used = tuple(m * s for m, s in zip(sizes, stride, strict=True))
+    exact = tiled and used == image.shape[1:-1]
     out = (xp.empty if exact else xp.zeros)(image.shape, grad.dtype)
     free = None
     for offset in _offsets(kernel_size):

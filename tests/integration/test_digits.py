@@ -57,7 +57,9 @@ def test_mlflow_holds_parameters_metrics_checkpoints_and_pictures(digits: dict[s
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_n5_the_report_says_what_ran_on_what_and_what_came_out(home: Path, digits: dict[str, Any]) -> None:
+def test_n5_the_report_says_what_ran_on_what_and_what_came_out(
+    home: Path, digits: dict[str, Any]
+) -> None:
     done = cli(home, "report", "digits", "--json")
     assert done.returncode == 0, done.stderr
     report = result_of(done)
