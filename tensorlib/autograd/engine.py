@@ -175,9 +175,11 @@ def _run(
     useful = None if wanted is None else _useful(nodes, wanted)
     keep = {_key(t): t for t in targets or ()}
     found: dict[Any, Any] = {}
-    if create_graph:
-        raise tape_unsupported("backward", "create_graph=True")
     call, plus = _call, _plus
+    if create_graph:
+        from tensorlib.autograd import double  # needs the operations, which need the tape
+
+        call, plus = double.call, double.plus
     pending: dict[Node, Any] = {}
     leaves: dict[int, list[Any]] = {}
     owned: set[Any] = set()

@@ -381,6 +381,12 @@ def rebase(tensor: Any, backward: Backward, inputs: list[Any], label: str) -> No
     place = _placement(array, base.array)
     before = _describe(base)
 
+    def smooth(grad: Any) -> Grads:
+        places = place(_like(base_form, np.arange(grad.array.size).reshape(grad.array.shape)))
+        kept = np.ones(grad.array.size, bool)
+        kept[places.reshape(-1)] = False
+        return grad * kept.reshape(grad.array.shape), grad.reshape(-1)[places]
+
     def copy_slices(grad: Any) -> Grads:
         buffer = _like(base_form, grad)
         region = place(buffer)
@@ -391,7 +397,7 @@ def rebase(tensor: Any, backward: Backward, inputs: list[Any], label: str) -> No
     base_form = base.array
     base_form = (base_form.shape, base_form.strides)
     new = Node(copy_slices, [before, written])
-    new.label = "CopySlices"
+    new.label, new.smooth = "CopySlices", smooth
     base._node, base._requires_grad = new, True
     tensor._seen = -1
     tensor._sync()
@@ -453,7 +459,15 @@ def sync_view(view: Any) -> None:
         place(buffer)[...] = grad
         return (buffer,)
 
+    def smooth(grad: Any) -> Grads:
+        from tensorlib.ops.shape import _added_at  # the tape needs operations only here
+
+        flat = np.arange(base_size).reshape(form[0])
+        return (_added_at(grad, place(_like(form, flat)), form[0]),)
+
+    base_size = base.array.size
     view._node = Node(as_strided, [_describe(base)])
+    view._node.smooth = smooth
     view._node.label = "AsStridedBackward0"
     view._node.output_version = version
     view._requires_grad = True

@@ -126,7 +126,7 @@ def _few_channels(x: Any, w_shape: Sizes) -> bool:
 
 
 def _plane_blocks(x: Any, w_shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes) -> Any:
-    """`(begin, end, columns)` per block of images; columns are [C*K, positions], rows of whole image lines."""
+    """`(begin, end, columns [C*K, positions])` per block of images, copied line by line."""
     xp = array_namespace(x)
     sizes = _sizes(x, w_shape, stride, padding, dilation)
     image = xp.pad(x, ((0, 0), (0, 0), *padding)) if any(map(any, padding)) else x

@@ -32,6 +32,7 @@ __all__ = [
     "dims_of",
     "expect_tensor",
     "floating",
+    "is_array",
     "pair",
     "promoted",
     "record",
@@ -70,6 +71,11 @@ def _float_to_int(array: Array, dtype: Any) -> Array:
     ):  # through int64, so that negative values wrap as in C on x86
         return array.astype(np.int64).astype(dtype)
     return array.astype(dtype)
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is a NumPy array, which PyTorch takes as an operand too."""
+    return isinstance(value, np.ndarray)
 
 
 def expect_tensor(where: str, name: str, value: Any) -> None:

@@ -54,8 +54,8 @@ def sigmoid(input: Tensor) -> Tensor:
 
 
 def _sigmoid(x: Any) -> Any:
-    """Overflow of exp gives the limit 0."""
-    return np.reciprocal(1 + np.exp(-x))
+    """Overflow of exp gives the limit 0; a Tensor's stand-in has its own, without overflow."""
+    return x.sigmoid() if hasattr(x, "sigmoid") else np.reciprocal(1 + np.exp(-x))
 
 
 def tanh(input: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def silu(input: Tensor) -> Tensor:
     x = (input := floating(input)).array
 
     def backward(grad: Array) -> Grads:
-        gate = 1 / (1 + np.exp(-x))
+        gate = _sigmoid(x)
         return (grad * (gate * (1 + x * (1 - gate))),)
 
     return record(x * _sigmoid(x), backward, input)
@@ -222,7 +222,7 @@ def mish(input: Tensor) -> Tensor:
 
     def backward(grad: Array) -> Grads:
         t = np.tanh(np.log1p(np.exp(np.minimum(x, 0) - np.maximum(x, 0))) + np.maximum(x, 0))
-        return (grad * (t + x * (1 - t * t) * (1 / (1 + np.exp(-x)))),)
+        return (grad * (t + x * (1 - t * t) * _sigmoid(x)),)
 
     return record(x * np.tanh(np.logaddexp(x, x.dtype.type(0))), backward, input)
 
@@ -238,7 +238,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     )
 
     def backward(grad: Array) -> Grads:
-        return (grad * np.where(x * beta > threshold, 1, 1 / (1 + np.exp(-x * beta))),)
+        return (grad * np.where(x * beta > threshold, 1, _sigmoid(x * beta)),)
 
     return record(soft, backward, input)
 
@@ -248,7 +248,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     x = _real(input, "logsigmoid")
 
     def backward(grad: Array) -> Grads:
-        return (grad * (1 / (1 + np.exp(x))),)
+        return (grad * _sigmoid(-x),)
 
     return record(np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x))), backward, input)
 

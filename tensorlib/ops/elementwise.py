@@ -18,6 +18,7 @@ from tensorlib.ops._common import (
     differ,
     expect_tensor,
     floating,
+    is_array,
     pair,
     promoted,
     record,
@@ -55,6 +56,8 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
         return record(output, backward, input, other)
     x = input.array
     if x.dtype.kind != "f" or not isinstance(other, int | float):
+        if is_array(other):
+            return add(input, wrap(other))
         x = (input := scalar_operand(input, other, "add")).array
         if x.dtype.kind == "b":
             return logical_or(input, wrap(np.asarray(other)))
@@ -97,6 +100,8 @@ def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
         return record(output, backward, input, other)
     x = input.array
     if x.dtype.kind != "f" or not isinstance(other, int | float):
+        if is_array(other):
+            return sub(input, wrap(other))
         x = (input := scalar_operand(input, other, "sub")).array
         if x.dtype.kind == "b":
             raise _no_bool("sub")
@@ -125,6 +130,8 @@ def rsub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
         input = mul(input, alpha)
     x = input.array
     if x.dtype.kind != "f" or not isinstance(other, int | float):
+        if is_array(other):
+            return sub(wrap(other), input)
         x = (input := scalar_operand(input, other, "rsub")).array
         if x.dtype.kind == "b":
             raise _no_bool("rsub")
@@ -163,6 +170,8 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
         return record(output, backward, input, other)
     x = input.array
     if x.dtype.kind != "f" or not isinstance(other, int | float):
+        if is_array(other):
+            return mul(input, wrap(other))
         x = (input := scalar_operand(input, other, "mul")).array
         if x.dtype.kind == "b":
             return logical_and(input, wrap(np.asarray(other)))
@@ -201,6 +210,8 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
         return record(output, backward, input, other)
     x = input.array
     if x.dtype.kind != "f" or not isinstance(other, int | float):
+        if is_array(other):
+            return div(input, wrap(other))
         x = (input := floating(scalar_operand(input, other, "div"))).array
     if other == 0:
         other = x.dtype.type(other)  # NumPy's zero gives inf where Python's raises

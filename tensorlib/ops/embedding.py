@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,7 +73,19 @@ def embedding(
         add_rows(out, kept, values)
         return (out,)
 
-    return record(w[i], backward, weight)
+    def smooth(grad: Any) -> Grads:
+        from tensorlib.ops.indexing import index_add
+
+        values = shape.reshape(grad, (-1, size[1]))
+        share = np.ones((len(rows), 1), values.array.dtype)
+        if scale_grad_by_freq:
+            share /= np.bincount(rows, minlength=size[0])[rows][:, None]
+        if padding_idx is not None:
+            share *= (rows != padding_idx)[:, None]
+        zeros = wrap(np.zeros(size, values.array.dtype))
+        return (index_add(zeros, 0, wrap(rows), elementwise.mul(values, wrap(share))),)
+
+    return record(w[i], backward, weight, smooth=smooth)
 
 
 def _renormalize(weight: Tensor, indices: Array, max_norm: float, norm_type: float) -> None:

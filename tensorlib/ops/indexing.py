@@ -189,8 +189,7 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
     if recording and x.dtype.kind in "fc":
 
         def setitem(grad: Array) -> Grads:
-            rest = grad.copy()
-            rest[place] = 0
+            rest = _erased(grad, place)
             return (rest, grad[place]) if given is not None else (rest,)
 
         tape.rebase(input, setitem, described, "CopySlices" if basic else "IndexPutBackward0")
@@ -298,9 +297,7 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
     output[place] = source.array
 
     def backward(grad: Array) -> Grads:
-        rest = grad.copy()
-        rest[place] = 0
-        return rest, grad[place]
+        return _erased(grad, place), grad[place]
 
     return record(output, backward, input, source)
 
@@ -339,9 +336,7 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     def backward(grad: Array) -> Grads:
         if accumulate:
             return grad, grad[place]
-        rest = grad.copy()
-        rest[place] = 0
-        return rest, grad[place]
+        return _erased(grad, place), grad[place]
 
     return record(output, backward, input, values)
 
@@ -376,6 +371,24 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     wide = [*common[:axis], input.array.shape[axis], *common[axis + 1 :]]
     places = [*common[:axis], indices.array.shape[axis], *common[axis + 1 :]]
     return gather(expand(input, wide), axis, expand(indices, places))
+
+
+def _erased(grad: Any, place: Any) -> Any:
+    """`grad` with zeros at `place`."""
+    if isinstance(grad, np.ndarray):
+        rest = grad.copy()
+        rest[place] = 0
+        return rest
+    kept = np.ones(grad.shape, bool)
+    kept[place] = False
+    return grad * kept
+
+
+def _grown(values: Any, size: tuple[int, ...]) -> Any:
+    """`values` with zeros appended along each dimension up to `size`."""
+    if values.shape == size:
+        return values
+    return np.pad(values, [(0, n - m) for n, m in zip(size, values.shape, strict=True)])
 
 
 # -- gather and scatter ----------------------------------------------------------------------------
@@ -434,7 +447,10 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
         return (out,)
 
     def smooth(grad: Any) -> Grads:
-        return (scatter_add(wrap(np.zeros_like(x)), axis, wrap(i), grad),)
+        from tensorlib.ops.shape import reshape
+
+        zeros = wrap(np.zeros_like(grad.array, shape=x.shape))
+        return (scatter_add(zeros, axis, wrap(i), reshape(grad, i.shape)),)
 
     return record(output, backward, input, smooth=smooth)
 
@@ -496,14 +512,8 @@ def scatter(
     def backward(grad: Array) -> Grads:
         if not i.size:
             return grad, np.zeros_like(grad, shape=shape)
-        rest = grad.copy()
-        rest[place] = 0
-        back = np.zeros_like(grad, shape=shape)
-        if back.ndim:
-            back[part] = grad[place]
-        else:
-            back[...] = grad[place].sum()
-        return rest, back
+        back = _grown(grad[place], shape) if shape else grad[place].sum()
+        return _erased(grad, place), back
 
     return record(output, backward, input, src)
 
@@ -585,25 +595,20 @@ def scatter_reduce(
 
     def backward(grad: Array) -> Grads:
         kept = np.ones(x.shape, bool) if include_self else ~touched
-        back = np.zeros_like(source)
+        if not i.size:
+            return grad * kept, np.zeros_like(source)
         if reduce in ("sum", "mean"):
             scaled = grad / np.maximum(count, 1) if reduce == "mean" else grad
-            own = scaled * kept
-            if i.size:
-                back[part] = scaled[place]
-        elif reduce == "prod":
+            return scaled * kept, _grown(scaled[place], source.shape)
+        if reduce == "prod":
             own = grad * kept * np.where(kept & touched, output / x, 1)
-            if i.size:
-                back[part] = (grad * output)[place] / source[part]
-        else:
-            ties = ((x == output) & kept).astype(grad.dtype)
-            own_ties = ties.copy()
-            if i.size:
-                hits = (source[part] == output[place]).astype(grad.dtype)
-                np.add.at(ties, place, hits)
-                back[part] = (grad / np.maximum(ties, 1))[place] * hits
-            own = grad * own_ties / np.maximum(ties, 1)
-        return own, back
+            return own, _grown((grad * output)[place] / source[part], source.shape)
+        own_ties = ((x == output) & kept).astype(grad.dtype)
+        hits = (source[part] == output[place]).astype(grad.dtype)
+        ties = own_ties.copy()
+        np.add.at(ties, place, hits)
+        share = grad / np.maximum(ties, 1)
+        return share * own_ties, _grown(share[place] * hits, source.shape)
 
     return record(output, backward, input, src)
 

@@ -282,6 +282,8 @@ def _collect(loss: Array, reduction: str, total: Any, axis: int) -> Any:
 def _spread(grad: Any, reduction: str, total: Any, axis: int) -> Any:
     """The gradient of each element's loss from that of the reduced one."""
     if reduction == "none":
+        if hasattr(grad, "array"):
+            return shape.reshape(grad, (1,)) if grad.ndim == 0 else shape.unsqueeze(grad, axis)
         return grad.reshape(1) if grad.ndim == 0 else np.expand_dims(grad, axis)
     return grad / total if reduction == "mean" else grad
 

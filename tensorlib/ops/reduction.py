@@ -48,7 +48,15 @@ aminmax_result = _named("aminmax_result", "min", "max")
 
 def _widen(grad: Any, axis: Any, keepdim: bool) -> Any:
     """Put reduced dimensions back as size 1."""
-    return grad if keepdim or axis is None else np.expand_dims(grad, axis)
+    if keepdim or axis is None:
+        return grad
+    if hasattr(grad, "array"):
+        from tensorlib.ops.shape import unsqueeze
+
+        for place in sorted(axis if isinstance(axis, tuple) else (axis,)):
+            grad = unsqueeze(grad, place)
+        return grad
+    return np.expand_dims(grad, axis)
 
 
 def _to(input: Tensor, dtype: Any) -> Tensor:
@@ -139,8 +147,20 @@ def prod(
         others = others.reshape(x.shape) if axis is None else np.moveaxis(others, -1, axis)
         return (_widen(grad, axis, keepdim) * others,)
 
-    def smooth(grad: Array) -> Grads:
-        return (_widen(grad, axis, keepdim) * (_widen(output, axis, keepdim) / x),)
+    def smooth(grad: Any) -> Grads:
+        from tensorlib.ops.shape import reshape, stack, unbind
+
+        if not x.ndim:
+            return (grad,)
+        rows = unbind(reshape(x, (-1,)) if axis is None else x, axis or 0)
+        if not rows:
+            return (None,)
+        before, after = [wrap(np.ones_like(rows[0].array))], [wrap(np.ones_like(rows[0].array))]
+        for row, last in zip(rows[:-1], rows[:0:-1], strict=True):
+            before.append(before[-1] * row)
+            after.append(after[-1] * last)
+        others = stack([b * a for b, a in zip(before, after[::-1], strict=True)], axis or 0)
+        return (_widen(grad, axis, keepdim) * reshape(others, x.shape),)
 
     output = x.prod(axis=axis, keepdims=keepdim, dtype=x.dtype)
     return record(output, backward, input, smooth=smooth)

@@ -579,10 +579,12 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
         out[place] = grad
         return (out,)
 
-    def smooth(grad: Array) -> Grads:
+    def smooth(grad: Any) -> Grads:
         sides = [(0, 0)] * len(shape)
         sides[axis] = (begin, shape[axis] - begin - length)
-        return (np.pad(grad, sides),)
+        from tensorlib.ops.padding import pad_constant
+
+        return (pad_constant(grad, sides, 0.0),)
 
     return record_view(x[place], backward, input, smooth=smooth)
 
@@ -780,7 +782,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     if step < 1:
         raise ShapeError("unfold", f"step is {step} but must be > 0")
     source = x if x.ndim else x.reshape(1)
-    shape = source.shape
+    before, shape = x.shape, source.shape
     count = (length - size) // step + 1
     output = _windows(source, axis, size, step, count)
 
@@ -791,7 +793,20 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
             out[(*lead, slice(i, i + (count - 1) * step + 1, step))] += grad[..., i]
         return (out,)
 
-    return record_view(output, backward, input)
+    def smooth(grad: Any) -> Grads:
+        places = _windows(np.arange(int(np.prod(shape))).reshape(shape), axis, size, step, count)
+        return (reshape(_added_at(grad, places, shape), before),)
+
+    return record_view(output, backward, input, smooth=smooth)
+
+
+def _added_at(values: Tensor, places: Array, size: tuple[int, ...]) -> Tensor:
+    """Zeros of `size` with `values` added at flat `places`."""
+    from tensorlib.ops.indexing import index_add
+
+    zeros = wrap(np.zeros(int(np.prod(size)), values.array.dtype))
+    flat = index_add(zeros, 0, wrap(places.reshape(-1)), reshape(values, (-1,)))
+    return reshape(flat, size)
 
 
 def _windows(x: Any, axis: int, size: int, step: int, count: int) -> Any:
@@ -828,7 +843,10 @@ def as_strided(
         np.add.at(out, index.reshape(-1), grad.reshape(-1))
         return (out.reshape(shape),)
 
-    return record_view(place(x), backward, input)
+    def smooth(grad: Any) -> Grads:
+        return (_added_at(grad, index, shape),)
+
+    return record_view(place(x), backward, input, smooth=smooth)
 
 
 def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
