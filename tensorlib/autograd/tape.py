@@ -517,25 +517,30 @@ def with_cells(function: Any, replace: Callable[[str, Any], Any]) -> Any:
 
 
 def keep_old_values(node: Any, array: Any) -> None:
-    """Before `array` is overwritten: let the closure of `node` keep a copy where it holds that
-    memory.
-    """
-    backward = node.backward
-    closure = getattr(backward, "__closure__", None)
-    if not closure or not any(np.may_share_memory(a, array) for _, a in captured_arrays(backward)):
+    """Before `array` is overwritten: let the closures of `node` keep a copy where they hold it."""
+    forms = [f for f in (node.backward, node.smooth) if getattr(f, "__closure__", None)]
+    if not any(_shares(held, array) for form in forms for _, held in captured_arrays(form)):
         return
     copies: dict[int, Any] = {}
 
-    def fresh(_: str, held: Any) -> Any:
-        if (
-            hasattr(held, "strides")
-            and not isinstance(held, np.generic)
-            and np.may_share_memory(held, array)
-        ):
+    def fresh(name: str, held: Any) -> Any:
+        if _shares(held, array):
             return copies.setdefault(id(held), held.copy())
+        if type(held) in (tuple, list):
+            return type(held)(fresh(name, item) for item in held)
+        if isinstance(held, types.FunctionType) and held.__closure__:
+            return with_cells(held, fresh)
         return held
 
-    node.backward = with_cells(backward, fresh)
+    node.backward = with_cells(node.backward, fresh)
+    if node.smooth is not None:
+        node.smooth = with_cells(node.smooth, fresh)
+    renamed = {old: id(copy) for old, copy in copies.items()}
+    node.inputs = [(*entry[:5], renamed.get(entry[5], entry[5])) for entry in node.inputs]
+
+
+def _shares(held: Any, array: Any) -> bool:
+    return isinstance(held, np.ndarray) and np.may_share_memory(held, array)
 
 
 # -- modes -----------------------------------------------------------------------------------------
