@@ -540,7 +540,7 @@ def keep_old_values(node: Any, array: Any) -> None:
 
 
 def _shares(held: Any, array: Any) -> bool:
-    return isinstance(held, np.ndarray) and np.may_share_memory(held, array)
+    return hasattr(held, "__array_function__") and bool(np.may_share_memory(held, array))
 
 
 # -- modes -----------------------------------------------------------------------------------------

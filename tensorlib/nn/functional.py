@@ -33,6 +33,7 @@ from tensorlib.ops.activation import (
     threshold,
 )
 from tensorlib.ops.activation import relu as _relu
+from tensorlib.ops.attention import multi_head_attention_forward, scaled_dot_product_attention
 from tensorlib.ops.convolution import (
     conv1d,
     conv2d,
@@ -43,6 +44,7 @@ from tensorlib.ops.convolution import (
     fold,
     unfold,
 )
+from tensorlib.ops.ctc import ctc_loss
 from tensorlib.ops.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d
 from tensorlib.ops.embedding import (
     cosine_similarity,
@@ -51,6 +53,7 @@ from tensorlib.ops.embedding import (
     one_hot,
     pairwise_distance,
 )
+from tensorlib.ops.interpolation import affine_grid, grid_sample, interpolate
 from tensorlib.ops.linalg import bilinear, linear, normalize
 from tensorlib.ops.loss import (
     binary_cross_entropy,
@@ -109,6 +112,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
@@ -128,6 +132,7 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",
@@ -139,6 +144,7 @@ __all__ = [
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "hardshrink",
     "hardsigmoid",
@@ -147,6 +153,7 @@ __all__ = [
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -164,6 +171,7 @@ __all__ = [
     "max_unpool2d",
     "mish",
     "mse_loss",
+    "multi_head_attention_forward",
     "multi_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
@@ -180,6 +188,7 @@ __all__ = [
     "relu_",
     "rms_norm",
     "rrelu",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
