@@ -2,6 +2,7 @@
 
 from tensorlib.autograd.engine import backward, grad
 from tensorlib.autograd.function import Function
+from tensorlib.autograd.gradcheck import gradcheck, gradgradcheck
 from tensorlib.autograd.tape import (
     Node,
     enable_grad,
@@ -23,6 +24,8 @@ __all__ = [
     "backward",
     "enable_grad",
     "grad",
+    "gradcheck",
+    "gradgradcheck",
     "inference_mode",
     "is_grad_enabled",
     "is_inference_mode_enabled",

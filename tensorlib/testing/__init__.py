@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tensorlib.autograd import gradcheck, gradgradcheck
 from tensorlib.tensor import Tensor
 
-__all__ = ["assert_close"]
+__all__ = ["assert_close", "gradcheck", "gradgradcheck"]
 
 # (rtol, atol) by dtype, as torch.testing's defaults
 _TOLERANCES = {

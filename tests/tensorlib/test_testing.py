@@ -1,11 +1,11 @@
-"""assert_close: torch's tolerances, shapes and dtypes."""
+"""assert_close: torch's tolerances, shapes and dtypes; gradcheck."""
 
 from __future__ import annotations
 
 import pytest
 
 import tensorlib
-from tensorlib.testing import assert_close
+from tensorlib.testing import assert_close, gradcheck, gradgradcheck
 
 
 def test_tolerance_follows_the_dtype() -> None:
@@ -36,3 +36,29 @@ def test_shape_dtype_and_nan() -> None:
 def test_integers_have_to_be_equal() -> None:
     with pytest.raises(AssertionError):
         assert_close(tensorlib.tensor([1, 2]), tensorlib.tensor([1, 3]))
+
+
+def test_gradcheck_accepts_a_derivative_and_names_a_wrong_one() -> None:
+    x = tensorlib.rand(3, 2, dtype=tensorlib.float64, requires_grad=True)
+    y = tensorlib.rand(2, dtype=tensorlib.float64, requires_grad=True)
+    kept = x.detach().clone()
+    assert gradcheck(lambda a, b: (a.exp() * b, (a @ b).sum()), (x, y))
+    assert gradgradcheck(lambda a, b: a**3 * b, (x, y))
+    assert (x == kept).all()
+
+    class Wrong(tensorlib.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 3
+
+    with pytest.raises(RuntimeError, match="Jacobian mismatch for output 0"):
+        gradcheck(Wrong.apply, x)
+    assert not gradcheck(Wrong.apply, x, raise_exception=False)
+    with pytest.raises(ValueError, match="float64"):
+        gradcheck(tensorlib.exp, x.detach().float().requires_grad_())
+    with pytest.raises(ValueError, match="requires grad"):
+        gradcheck(tensorlib.exp, x.detach())
