@@ -459,9 +459,7 @@ def can_cast(from_: dtype, to: dtype) -> _pybool:
 
 
 _LAZY = (
-    "cuda",
     "distributed",
-    "inference",
     "nn",
     "optim",
     "serialization",
