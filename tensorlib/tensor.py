@@ -31,6 +31,7 @@ from tensorlib.errors import (
 from tensorlib.ops import activation, elementwise, indexing, linalg, reduction, special
 from tensorlib.ops import shape as shapes
 from tensorlib.ops._common import Array, Grads, astype, dim_index
+from tensorlib.ops.out import direct, expect_distinct
 
 P = ParamSpec("P")
 # The class has methods of these names.
@@ -89,6 +90,7 @@ def store(
             )
         result = elementwise.cast(result, dtypes.of(target.dtype))
         value = result.array
+    expect_distinct(where, target)
     node = result._node
     if node is None:
         np.copyto(target, value)
@@ -114,6 +116,7 @@ def _inplace(
 ) -> Callable[Concatenate[Tensor, P], Tensor]:
     """The in-place twin of an operation; `quick` is a ufunc for the case without history."""
     where = operation.__name__ + "_"
+    operation = direct(operation)
 
     def twin(self: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         if (
@@ -1176,4 +1179,7 @@ def _moved(input: Tensor, where: device_type) -> Tensor:
     return record(array, to_copy, input)
 
 
+for _name, _value in list(vars(Tensor).items()):  # methods have no out=
+    if direct(_value) is not _value:
+        setattr(Tensor, _name, direct(_value))
 tape._Tensor = Tensor
