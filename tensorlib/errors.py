@@ -1,7 +1,8 @@
 """Exceptions of tensorlib: each is also the builtin that a PyTorch user would catch.
 
 TensorlibError
-├── ShapeError, DTypeError, DeviceError, AutogradError   (RuntimeError)
+├── ShapeError, DeviceError, AutogradError               (RuntimeError)
+├── DTypeError                                           (NotImplementedError, a RuntimeError)
 ├── DimensionError                                       (IndexError)
 ├── ArgumentError                                        (TypeError)
 ├── InvalidValueError                                    (ValueError)
@@ -30,8 +31,8 @@ class ShapeError(TensorlibError, RuntimeError):
     """Sizes that do not fit together."""
 
 
-class DTypeError(TensorlibError, RuntimeError):
-    """A dtype that an operation does not take."""
+class DTypeError(TensorlibError, NotImplementedError):
+    """A dtype that an operation does not take (PyTorch: RuntimeError, or its subclass this one)."""
 
 
 class DeviceError(TensorlibError, RuntimeError):
