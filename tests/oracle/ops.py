@@ -198,17 +198,17 @@ def gradients(
         return None, None
     for a, _ in pairs:
         assert a.requires_grad, "an output does not require grad"
-    cots = weights([b for _, b in pairs], seed)
+    cots = [c.requires_grad_(graph) for c in weights([b for _, b in pairs], seed)]
+    our_cots = [convert.tensor(c) for c in cots]
     theirs = torch.autograd.grad(
         [b for _, b in pairs], leaves[1], cots, allow_unused=True, create_graph=graph
     )
     ours = tensorlib.autograd.grad(
-        [a for a, _ in pairs],
-        leaves[0],
-        [convert.tensor(c) for c in cots],
-        allow_unused=True,
-        create_graph=graph,
+        [a for a, _ in pairs], leaves[0], our_cots, allow_unused=True, create_graph=graph
     )
+    if graph:  # a second derivative is one by the cotangents too
+        leaves[0].extend(our_cots)
+        leaves[1].extend(cots)
     return ours, theirs
 
 
