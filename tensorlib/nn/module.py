@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import tensorlib
-from tensorlib.nn.hooks import BackwardHooks, Hooks, RemovableHandle
-from tensorlib.nn.parameter import Buffer, Parameter
-from tensorlib.nn.state import IncompatibleKeys, StateDictError, load_state
+from tensorlib.nn.hooks import HookMethods, Hooks
+from tensorlib.nn.parameter import Buffer, Parameter, is_lazy
+from tensorlib.nn.state import IncompatibleKeys, StateDictError, StateHooks, StateMethods
 from tensorlib.tensor import Tensor
 
 __all__ = ["IncompatibleKeys", "Module", "StateDictError"]
@@ -17,17 +16,14 @@ __all__ = ["IncompatibleKeys", "Module", "StateDictError"]
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
-class Module:
+class Module(HookMethods, StateMethods):
     """Base class of all layers and models. Subclasses assign parameters and children in
     `__init__` and define `forward`; calling the module runs `forward` and its hooks.
     """
 
     training: bool
-    _parameters: dict[str, Parameter | None]
-    _buffers: dict[str, Tensor | None]
-    _modules: dict[str, Module | None]
-    # raised when the meaning of a state dict changes; stored in its metadata as torch does
-    _version = 1
+    _hooks: Hooks | None = None
+    _state_hooks: StateHooks | None = None
 
     def __init__(self) -> None:
         set_plain = super().__setattr__
@@ -36,7 +32,6 @@ class Module:
         set_plain("_buffers", {})
         set_plain("_non_persistent_buffers_set", set())
         set_plain("_modules", {})
-        set_plain("_hooks", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
@@ -54,10 +49,13 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         state = self.__dict__
         if isinstance(value, Parameter):
+            self._claim("_parameters", name, "parameters")
             self.register_parameter(name, value)
         elif isinstance(value, Module):
+            self._claim("_modules", name, "module")
             self.register_module(name, value)
         elif isinstance(value, Buffer):
+            self._claim("_buffers", name, "buffers")
             self.register_buffer(name, value, value.persistent)
         elif name in state.get("_parameters", ()):
             if value is not None:
@@ -100,16 +98,8 @@ class Module:
         return sorted({name for name in names if name.isidentifier()})
 
     def _claim(self, table: str, name: str, kind: str) -> None:
-        """Check that `name` may enter `table` and take it out of every other place."""
-        if table not in self.__dict__:
-            raise AttributeError(
-                f"cannot assign {kind} before Module.__init__() call."
-                " Hint: call super().__init__() first in __init__."
-            )
-        if not isinstance(name, str):
-            raise TypeError(f"{kind} name is a {type(name).__name__}; expected a string.")
-        if not name or "." in name:
-            raise KeyError(f'{kind} name {name!r} is empty or contains "."; expected an identifier')
+        """Take `name`, which is to enter `table`, out of every other place."""
+        self._has_tables(kind)
         for other in _TABLES:
             if other != table:
                 self.__dict__[other].pop(name, None)
@@ -117,8 +107,29 @@ class Module:
             self._non_persistent_buffers_set.discard(name)
         self.__dict__.pop(name, None)
 
+    def _has_tables(self, kind: str) -> None:
+        if "_parameters" not in self.__dict__:
+            raise AttributeError(
+                f"cannot assign {kind} before Module.__init__() call."
+                " Hint: call super().__init__() first in __init__."
+            )
+
+    def _check_name(self, table: str, name: str, kind: str) -> None:
+        """Check that `name` is free, or taken in `table` only."""
+        self._has_tables(kind)
+        if not isinstance(name, str):
+            raise TypeError(f"{kind} name is a {type(name).__name__}; expected a string.")
+        if not name or "." in name:
+            raise KeyError(f'{kind} name {name!r} is empty or contains "."; expected an identifier')
+        if name not in self.__dict__[table] and hasattr(self, name):
+            raise KeyError(
+                f"attribute {name!r} already exists in {type(self).__name__}; expected a free name."
+                f" Hint: del the attribute first, or assign with self.{name} = ..."
+            )
+
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter; None keeps the name free of a value (and out of the state dict)."""
+        self._check_name("_parameters", name, "parameter")
         if param is not None and not isinstance(param, Parameter):
             raise TypeError(
                 f"cannot assign a {type(param).__name__} to parameter {name!r}; expected"
@@ -129,17 +140,17 @@ class Module:
                 f"cannot assign a non-leaf tensor to parameter {name!r}; expected a leaf."
                 " Hint: nn.Parameter(tensor.detach())."
             )
-        self._claim("_parameters", name, "parameters")
         self._parameters[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but no parameter; `persistent=False` keeps it unsaved."""
+        self._check_name("_buffers", name, "buffer")
+        self._check_name("_buffers", name, "buffer")
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(
                 f"cannot assign a {type(tensor).__name__} as buffer {name!r}; expected a Tensor or"
                 " None."
             )
-        self._claim("_buffers", name, "buffers")
         self._buffers[name] = tensor
         if persistent:
             self._non_persistent_buffers_set.discard(name)
@@ -150,7 +161,7 @@ class Module:
         """Add a child."""
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{type(module).__name__} is not a Module subclass")
-        self._claim("_modules", name, "module")
+        self._check_name("_modules", name, "module")
         self._modules[name] = module
 
     def add_module(self, name: str, module: Module | None) -> None:
@@ -174,8 +185,8 @@ class Module:
                 below = f"{prefix}.{name}" if prefix else name
                 yield from child.named_modules(memo, below, remove_duplicate)
 
-    def modules(self) -> Iterator[Module]:
-        for _, module in self.named_modules():
+    def modules(self, remove_duplicate: bool = True) -> Iterator[Module]:
+        for _, module in self.named_modules(remove_duplicate=remove_duplicate):
             yield module
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
@@ -236,6 +247,25 @@ class Module:
             module = child
         return module
 
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Put `module` at a dotted path; with `strict` only where one is already.
+
+        Raises ValueError for an empty path or something else than a Module, AttributeError where
+        the parent is missing or the place is taken by something else.
+        """
+        if not target:
+            raise ValueError("set_submodule: the path is empty; expected a name below this module")
+        if not isinstance(module, Module):
+            raise ValueError(f"set_submodule: a {type(module).__name__} is not an nn.Module")
+        path, _, name = target.rpartition(".")
+        parent = self.get_submodule(path)
+        if hasattr(parent, name):
+            if not isinstance(getattr(parent, name), Module):
+                raise AttributeError(f"`{name}` in {target!r} is not an nn.Module")
+        elif strict:
+            raise AttributeError(f"{type(parent).__name__} has no attribute `{name}`")
+        setattr(parent, name, module)
+
     def get_parameter(self, target: str) -> Parameter:
         """The parameter at a dotted path. Raises AttributeError."""
         path, _, name = target.rpartition(".")
@@ -290,52 +320,64 @@ class Module:
                 parameter.grad = parameter.grad.detach()
                 parameter.grad.zero_()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor]) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Replace the values of all parameters, gradients and buffers by `fn` of them."""
-        for child in self.children():
-            child._apply(fn)
-        for parameter in self._parameters.values():
-            if parameter is not None:
-                grad = parameter.grad
-                parameter.data = fn(parameter.data)
-                parameter.grad = None if grad is None else fn(grad)
-        for name, buffer in self._buffers.items():
-            if buffer is not None:
-                self._buffers[name] = fn(buffer)
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
+        with tensorlib.no_grad():
+            for parameter in self._parameters.values():
+                if parameter is not None:
+                    grad = parameter.grad
+                    parameter.grad = None
+                    parameter.data = fn(parameter.data)
+                    parameter.grad = None if grad is None else fn(grad)
+            for name, buffer in self._buffers.items():
+                if is_lazy(buffer):
+                    buffer.data = fn(buffer.data)  # type: ignore[union-attr]  # lazy: no None
+                elif buffer is not None:
+                    self._buffers[name] = fn(buffer)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device and/or cast floating point state: `to(device)`, `to(dtype)`,
-        `to(device, dtype)`, `to(tensor)`. In place; returns self.
+        `to(device, dtype)`, `to(tensor)`; `memory_format` lays out images and volumes. In place;
+        returns self.
         """
-        device, dtype = _to_arguments(args, kwargs)
+        device, dtype, layout = _to_arguments(args, kwargs)
         if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
             raise TypeError(
                 f"nn.Module.to only accepts floating point or complex dtypes, but got {dtype}"
             )
 
         def convert(tensor: Tensor) -> Tensor:
-            with tensorlib.no_grad():
-                if device is not None:
-                    tensor = tensor.to(device)
-                cast = dtype is not None and (
-                    tensor.dtype.is_floating_point or tensor.dtype.is_complex
-                )
-                return tensor.to(dtype) if cast else tensor
+            if device is not None:
+                tensor = tensor.to(device)
+            if layout is not None and tensor.dim() in (4, 5):
+                tensor = tensor.contiguous(memory_format=layout)
+            cast = dtype is not None and (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
+            return tensor.to(dtype) if cast else tensor
 
         return self._apply(convert)
 
+    def type(self, dst_type: Any) -> Self:
+        """Cast all parameters and buffers, integers too."""
+        return self._apply(lambda t: t.type(dst_type))
+
+    def _cast_floats(self, dtype: Any) -> Self:
+        return self._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
+
     def float(self) -> Self:
         """Cast floating point state to float32."""
-        return self.to(tensorlib.float32)
+        return self._cast_floats(tensorlib.float32)
 
     def double(self) -> Self:
         """Cast floating point state to float64."""
-        return self.to(tensorlib.float64)
+        return self._cast_floats(tensorlib.float64)
 
     def half(self) -> Self:
         """Cast floating point state to float16."""
-        return self.to(tensorlib.float16)
+        return self._cast_floats(tensorlib.float16)
 
     def cpu(self) -> Self:
         return self.to("cpu")
@@ -343,122 +385,9 @@ class Module:
     def cuda(self, device: Any = None) -> Self:
         return self.to("cuda" if device is None else device)
 
-    # --- state dict ------------------------------------------------------------------------------
-
-    def _own_state(self) -> Iterator[tuple[str, Parameter | Tensor]]:
-        for name, parameter in self._parameters.items():
-            if parameter is not None:
-                yield name, parameter
-        for name, buffer in self._buffers.items():
-            if buffer is not None and name not in self._non_persistent_buffers_set:
-                yield name, buffer
-
-    def get_extra_state(self) -> Any:
-        """Override, with `set_extra_state`, to keep more than tensors in the state dict."""
-        raise NotImplementedError
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take back what `get_extra_state` gave."""
-        raise NotImplementedError
-
-    def _has_extra_state(self) -> bool:
-        """Whether this class keeps more than tensors."""
-        return type(self).get_extra_state is not Module.get_extra_state
-
-    def state_dict(
-        self,
-        *,
-        destination: OrderedDict[str, Any] | None = None,
-        prefix: str = "",
-        keep_vars: bool = False,
-    ) -> OrderedDict[str, Any]:
-        """All parameters and persistent buffers by dotted name, sharing their memory.
-
-        `keep_vars=True` gives the tensors themselves instead of detached ones.
-        """
-        if destination is None:
-            destination = OrderedDict()
-            vars(destination)["_metadata"] = OrderedDict()
-        metadata = getattr(destination, "_metadata", None)
-        if metadata is not None:
-            metadata[prefix[:-1]] = {"version": self._version}
-        for name, value in self._own_state():
-            destination[prefix + name] = value if keep_vars else value.detach()
-        if self._has_extra_state():
-            destination[f"{prefix}_extra_state"] = self.get_extra_state()
-        for name, child in self._modules.items():
-            if child is not None:
-                child.state_dict(
-                    destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
-                )
-        return destination
-
-    def _upgrade_state(self, state: dict[str, Any], prefix: str, version: int | None) -> None:
-        """Rewrite entries that an older version of this class saved."""
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> IncompatibleKeys:
-        """Copy values from `state_dict` (Tensors or arrays) into this module.
-
-        Args:
-            state_dict: names as `state_dict()` gives them.
-            strict: refuse missing and unexpected names; otherwise they are returned.
-            assign: take the tensors themselves instead of copying their values.
-
-        Raises StateDictError listing every missing, unexpected and mis-shaped name; nothing has
-        been copied then.
-        """
-        return load_state(self, state_dict, strict, assign)
-
-    def _assign(self, name: str, value: Tensor, target: Tensor) -> None:
-        if isinstance(target, Parameter):
-            if isinstance(value, Parameter):
-                value.requires_grad_(target.requires_grad)
-            else:
-                value = Parameter(value, target.requires_grad)
-        setattr(self, name, value)
-
-    # --- hooks -----------------------------------------------------------------------------------
-
-    def _make_hooks(self) -> Hooks:
-        if self._hooks is None:
-            self.__dict__["_hooks"] = Hooks()
-        hooks: Hooks = self.__dict__["_hooks"]
-        return hooks
-
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Call `hook(module, args)` before forward; what it returns replaces the arguments.
-
-        With `with_kwargs`, `hook(module, args, kwargs)` returns None or (args, kwargs).
-        """
-        return self._make_hooks().before.add(hook, prepend, with_kwargs)
-
-    def register_forward_hook(
-        self,
-        hook: Callable[..., Any],
-        *,
-        prepend: bool = False,
-        with_kwargs: bool = False,
-        always_call: bool = False,
-    ) -> RemovableHandle:
-        """Call `hook(module, args, output)` after forward; what it returns replaces the output.
-
-        With `with_kwargs`, `hook(module, args, kwargs, output)`.
-        """
-        if always_call:
-            raise NotImplementedError("register_forward_hook: always_call=True is not supported")
-        return self._make_hooks().after.add(hook, prepend, with_kwargs)
-
-    def register_full_backward_hook(
-        self, hook: Callable[..., Any], prepend: bool = False
-    ) -> RemovableHandle:
-        """Call `hook(module, grad_input, grad_output)` when the gradients of the inputs are
-        known; the tuple it returns replaces them. Keyword arguments have no gradients here.
-        """
-        return self._make_hooks().backward_hooks(BackwardHooks).add(hook, prepend, False)
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
+        """Move to a device without copying the values."""
+        return self._apply(lambda t: tensorlib.empty_like(t, device=device), recurse)
 
     # --- text ------------------------------------------------------------------------------------
 
@@ -485,10 +414,11 @@ def indent(text: str) -> str:
     return text.replace("\n", "\n  ")
 
 
-def _to_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def _to_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
     given = dict(kwargs)
     given.pop("non_blocking", None)  # copies here never block
     device, dtype = given.pop("device", None), given.pop("dtype", None)
+    layout = given.pop("memory_format", None)
     if given:
         raise TypeError(f"Module.to: unexpected argument {next(iter(given))!r}")
     for arg in args:
@@ -498,4 +428,4 @@ def _to_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, A
             dtype = arg
         elif arg is not None and not isinstance(arg, bool):
             device = arg
-    return device, dtype
+    return device, dtype, layout

@@ -367,39 +367,6 @@ def test_hooks_with_keyword_arguments():
     assert seen == [3]
 
 
-@pytest.mark.oracle
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-@pytest.mark.parametrize("input_needs_grad", [True, False])
-def test_backward_hooks_equal_torchs(input_needs_grad):
-    torch = pytest.importorskip("torch")
-    results = []
-    for lib in (tensorlib, torch):
-        layer = lib.nn.Linear(2, 2, bias=False)
-        layer.load_state_dict({"weight": lib.tensor([[1.0, 2.0], [3.0, 4.0]])})
-        seen = []
-
-        def hook(module, grad_input, grad_output, seen=seen):
-            seen.append([None if g is None else g.tolist() for g in (*grad_input, *grad_output)])
-            return tuple(None if g is None else g * 10 for g in grad_input)
-
-        layer.register_full_backward_hook(hook)
-        x = lib.ones(1, 2, requires_grad=input_needs_grad)
-        (layer(x) * 2).sum().backward()
-        results.append(
-            (seen, None if x.grad is None else x.grad.tolist(), layer.weight.grad.tolist())
-        )
-    assert results[0] == results[1]
-    assert len(results[0][0]) == 1
-
-
-def test_backward_hook_with_two_inputs_is_refused():
-    layer = nn.Bilinear(1, 1, 1)
-    layer.register_full_backward_hook(lambda *args: None)
-    x = tensorlib.ones(1, 1, requires_grad=True)
-    with pytest.raises(NotImplementedError, match="2 tensors"):
-        layer(x, x * 2)
-
-
 # --- containers ----------------------------------------------------------------------------------
 
 
