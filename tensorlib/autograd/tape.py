@@ -273,7 +273,10 @@ def record(
 
 
 def record_outputs(
-    outputs: tuple[Any, ...], backward: Backward, *inputs: Tensor
+    outputs: tuple[Any, ...],
+    backward: Backward,
+    *inputs: Tensor,
+    smooth: Backward | None = None,
 ) -> tuple[Tensor, ...]:
     """As `record` for an operation of several outputs; `backward(*grads)` gets None for an output
     nobody used.
@@ -281,7 +284,7 @@ def record_outputs(
     results = tuple(wrap(o) for o in outputs)
     if mode.grad and needs_grad(*inputs):
         node = Node(backward, [_describe(t) for t in inputs])
-        node.outputs = len(results)
+        node.outputs, node.smooth = len(results), smooth
         for index, result in enumerate(results):
             if result.array.dtype.kind in "fc":
                 result._node = Output(node, index)
