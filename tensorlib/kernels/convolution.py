@@ -129,7 +129,10 @@ def _plane_blocks(x: Any, w_shape: Sizes, stride: Sizes, padding: Pads, dilation
     """`(begin, end, columns [C*K, positions])` per block of images, copied line by line."""
     xp = array_namespace(x)
     sizes = _sizes(x, w_shape, stride, padding, dilation)
-    image = xp.pad(x, ((0, 0), (0, 0), *padding)) if any(map(any, padding)) else x
+    if any(p < 0 for pair in padding for p in pair):
+        image = channels_first(padded(channels_last(x), padding))
+    else:
+        image = xp.pad(x, ((0, 0), (0, 0), *padding)) if any(map(any, padding)) else x
     image = xp.ascontiguousarray(image.swapaxes(0, 1))  # [C, N, ...]
     depth = x.shape[1] * math.prod(w_shape[2:])
     positions = math.prod(sizes)
@@ -253,7 +256,7 @@ def conv_input_grad(
         return conv_forward(grad, flipped.swapaxes(0, 1), stride, back, dilation, 1)
     xp = array_namespace(grad, w)
     sizes = tuple(grad.shape[2:])
-    full = tuple(n + lo + hi for n, (lo, hi) in zip(shape[2:], padding, strict=True))
+    full = tuple(n + lo + max(hi, 0) for n, (lo, hi) in zip(shape[2:], padding, strict=True))
     out = xp.zeros((shape[0], *full, shape[1]), grad.dtype)
     last = xp.ascontiguousarray(channels_last(grad))
     if w.shape[1] == 1 and w.shape[0] == groups:

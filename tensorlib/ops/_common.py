@@ -27,6 +27,9 @@ __all__ = [
     "Number",
     "astype",
     "broadcast_shapes",
+    "check_dtype",
+    "choice",
+    "conj",
     "differ",
     "dim_index",
     "dims_of",
@@ -42,6 +45,7 @@ __all__ = [
     "same_shape",
     "scalar_operand",
     "shape_of",
+    "single",
     "wrap",
 ]
 
@@ -71,6 +75,18 @@ def _float_to_int(array: Array, dtype: Any) -> Array:
     ):  # through int64, so that negative values wrap as in C on x86
         return array.astype(np.int64).astype(dtype)
     return array.astype(dtype)
+
+
+def single(input: Any) -> Any:
+    """`input`, with half precision widened to float32: PyTorch computes in that and rounds once."""
+    if input is not None and input.array.dtype.char == "e":
+        return astype(input, np.dtype(np.float32))
+    return input
+
+
+def conj(value: Any) -> Any:
+    """The conjugate of a complex array or Tensor, others themselves."""
+    return value.conj() if getattr(value, "array", value).dtype.kind == "c" else value
 
 
 def is_array(value: Any) -> bool:

@@ -18,7 +18,7 @@ from tensorlib.kernels.convolution import (
     output_size,
 )
 from tensorlib.ops import elementwise, shape
-from tensorlib.ops._common import Array, Grads, record
+from tensorlib.ops._common import Array, Grads, astype, check_dtype, conj, record, single
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -102,6 +102,7 @@ class InvalidConv(ShapeError, InvalidValueError):
 def _check(
     where: str, x: Array, w: Array, bias: Any, spatial: int, channels: int, outputs: int
 ) -> None:
+    check_dtype(where, x, "fciu", "numbers")
     if w.ndim != spatial + 2:
         raise ShapeError(where, f"weight has shape {w.shape}", f"{spatial + 2} dimensions")
     if x.ndim != spatial + 2:
@@ -173,7 +174,8 @@ def _convolve(
                 f"{d * (k - 1) + 1}. Kernel size can't be greater than actual input size, input "
                 f"{x.shape}, weight {w.shape}",
             )
-    return _forward(input, weight, bias, stride, pads, dilation, groups, where)
+    wide = single(input), single(weight), single(bias)
+    return astype(_forward(*wide, stride, pads, dilation, groups), x.dtype)
 
 
 def _forward(
@@ -184,7 +186,6 @@ def _forward(
     pads: Pads,
     dilation: Sizes,
     groups: int,
-    where: str = "conv2d",
 ) -> Tensor:
     x, w = input.array, weight.array
     want_x, want_w = input._requires_grad, weight._requires_grad
@@ -195,13 +196,19 @@ def _forward(
         output += bias.array.reshape(flat)
 
     def backward(grad: Array) -> Grads:
-        dx = conv_input_grad(grad, w, x.shape, stride, pads, dilation, groups) if want_x else None
-        dw = conv_weight_grad(x, grad, w.shape, stride, pads, dilation, groups) if want_w else None
+        dx = dw = None
+        if want_x:
+            dx = conv_input_grad(grad, conj(w), x.shape, stride, pads, dilation, groups)
+        if want_w:
+            dw = conv_weight_grad(conj(x), grad, w.shape, stride, pads, dilation, groups)
         return (dx, dw) if bias is None else (dx, dw, _channel_sums(grad))
 
     def smooth(grad: Any) -> Grads:
-        dx = _input_grad(grad, w, x.shape, stride, pads, dilation, groups) if want_x else None
-        dw = _weight_grad(x, grad, w.shape, stride, pads, dilation, groups) if want_w else None
+        dx = dw = None
+        if want_x:
+            dx = _input_grad(grad, conj(w), x.shape, stride, pads, dilation, groups)
+        if want_w:
+            dw = _weight_grad(conj(x), grad, w.shape, stride, pads, dilation, groups)
         return (dx, dw) if bias is None else (dx, dw, grad.sum(axes))
 
     backward.__qualname__ = "conv2d.backward"
@@ -224,13 +231,19 @@ def _input_grad(
     output = conv_input_grad(g, w, size, stride, pads, dilation, groups)
 
     def conv_transpose2d(back: Array) -> Grads:
-        dg = conv_forward(back, w, stride, pads, dilation, groups) if want_g else None
-        dw = conv_weight_grad(back, g, w.shape, stride, pads, dilation, groups) if want_w else None
+        dg = dw = None
+        if want_g:
+            dg = conv_forward(back, conj(w), stride, pads, dilation, groups)
+        if want_w:
+            dw = conv_weight_grad(back, conj(g), w.shape, stride, pads, dilation, groups)
         return dg, dw
 
     def smooth(back: Any) -> Grads:
-        dg = _forward(back, w, None, stride, pads, dilation, groups) if want_g else None
-        dw = _weight_grad(back, g, w.shape, stride, pads, dilation, groups) if want_w else None
+        dg = dw = None
+        if want_g:
+            dg = _forward(back, conj(w), None, stride, pads, dilation, groups)
+        if want_w:
+            dw = _weight_grad(back, conj(g), w.shape, stride, pads, dilation, groups)
         return dg, dw
 
     conv_transpose2d.__qualname__ = "conv_transpose2d.backward"
@@ -245,12 +258,12 @@ def _weight_grad(
     output = conv_weight_grad(x, g, size, stride, pads, dilation, groups)
 
     def conv_weight(back: Array) -> Grads:
-        dx = conv_input_grad(g, back, x.shape, stride, pads, dilation, groups)
-        return dx, conv_forward(x, back, stride, pads, dilation, groups)
+        dx = conv_input_grad(conj(g), back, x.shape, stride, pads, dilation, groups)
+        return dx, conv_forward(conj(x), back, stride, pads, dilation, groups)
 
     def smooth(back: Any) -> Grads:
-        dx = _input_grad(g, back, x.shape, stride, pads, dilation, groups)
-        return dx, _forward(x, back, None, stride, pads, dilation, groups)
+        dx = _input_grad(conj(g), back, x.shape, stride, pads, dilation, groups)
+        return dx, _forward(conj(x), back, None, stride, pads, dilation, groups)
 
     conv_weight.__qualname__ = "conv2d.backward"
     return record(output, conv_weight, input, grad, smooth=smooth)
@@ -352,13 +365,15 @@ def _transposed(
     )
     if any(n < 1 for n in sizes):
         raise ShapeError(where, f"calculated output size {sizes} is too small for input {x.shape}")
-    both = tuple((p, p) for p in pads)
+    # a convolution with less padding at the end has exactly the input's positions
+    both = tuple((p, p - e) for p, e in zip(pads, extra, strict=True))
+    wide = single(input), single(weight), single(bias)
     result = _input_grad(
-        input, weight, (x.shape[0], outputs, *sizes), stride, both, dilation, groups
+        wide[0], wide[1], (x.shape[0], outputs, *sizes), stride, both, dilation, groups
     )
-    if bias is None:
-        return result
-    return elementwise.add(result, shape.reshape(bias, (1, outputs) + (1,) * spatial))
+    if bias is not None:
+        result = elementwise.add(result, shape.reshape(wide[2], (1, outputs) + (1,) * spatial))
+    return astype(result, x.dtype)
 
 
 def unfold(
