@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -35,7 +36,9 @@ __all__ = [
     "dims_of",
     "expect_tensor",
     "floating",
+    "half_in_single",
     "is_array",
+    "not_for",
     "pair",
     "promoted",
     "record",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 Number = bool | int | float | complex
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def astype(input: Tensor, dtype: Any) -> Tensor:
@@ -79,7 +83,7 @@ def _float_to_int(array: Array, dtype: Any) -> Array:
 
 def single(input: Any) -> Any:
     """`input`, with half precision widened to float32: PyTorch computes in that and rounds once."""
-    if input is not None and input.array.dtype.char == "e":
+    if input is not None and input.array.dtype.char in "eE":  # float16, ml_dtypes' bfloat16
         return astype(input, np.dtype(np.float32))
     return input
 
@@ -87,6 +91,21 @@ def single(input: Any) -> Any:
 def conj(value: Any) -> Any:
     """The conjugate of a complex array or Tensor, others themselves."""
     return value.conj() if getattr(value, "array", value).dtype.kind == "c" else value
+
+
+def half_in_single(op: F) -> F:
+    """An operation that computes half precision inputs in float32 and rounds its result once."""
+
+    @functools.wraps(op)
+    def widened(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if input.array.dtype.char not in "eE":
+            return op(input, *args, **kwargs)
+        kind = input.array.dtype
+        wide = [single(a) if hasattr(a, "array") else a for a in args]
+        named = {k: single(a) if hasattr(a, "array") else a for k, a in kwargs.items()}
+        return astype(op(single(input), *wide, **named), kind)
+
+    return widened  # type: ignore[return-value]  # the same signature
 
 
 def is_array(value: Any) -> bool:
@@ -223,7 +242,12 @@ def same_shape(where: str, **arrays: Array) -> None:
 def check_dtype(where: str, array: Array, kinds: str, expected: str) -> None:
     """Refuse an array whose type is not of the given NumPy kinds."""
     if array.dtype.kind not in kinds:
-        raise DTypeError(where, f"not implemented for {dtypes.of(array.dtype)}", expected)
+        raise not_for(where, array, expected)
+
+
+def not_for(where: str, array: Array, expected: str) -> DTypeError:
+    """The error for an array whose type the operation does not take."""
+    return DTypeError(where, f"not implemented for {dtypes.of(array.dtype)}", expected)
 
 
 def choice(where: str, name: str, value: Any, allowed: Sequence[Any]) -> None:

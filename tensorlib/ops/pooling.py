@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib.errors import ShapeError
+from tensorlib.errors import InvalidValueError, ShapeError
 from tensorlib.kernels import pooling as kernels
 from tensorlib.ops import elementwise, shape
-from tensorlib.ops._common import Array, Grads, record, wrap
+from tensorlib.ops._common import Array, Grads, astype, check_dtype, not_for, record, single, wrap
 from tensorlib.ops.convolution import sizes_of
+from tensorlib.ops.out import takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -60,14 +62,28 @@ def _geometry(
     return k, s, tuple(pads), d, tuple(sizes)
 
 
-def _batched(where: str, input: Tensor, spatial: int) -> tuple[Tensor, bool]:
-    if input.array.ndim == spatial + 1:
-        return shape.unsqueeze(input, 0), True
-    if input.array.ndim != spatial + 2:
-        raise ShapeError(
+class WrongRank(ShapeError, InvalidValueError):
+    """An input of too many or few dimensions (RuntimeError or ValueError in PyTorch)."""
+
+
+def _batched(
+    where: str, input: Tensor, spatial: int, kinds: str = "f"
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """`input` with a batch dimension, in at least float32, and what brings a result back."""
+    check_dtype(where, input.array, kinds, "a type PyTorch pools")
+    ndim, kind = input.array.ndim, input.array.dtype
+    if ndim not in (spatial + 1, spatial + 2):
+        raise WrongRank(
             where, f"shape {input.array.shape}", f"{spatial + 1} or {spatial + 2} dimensions"
         )
-    return input, False
+    if not all(input.array.shape[ndim - spatial - 1 :]):
+        raise ShapeError(
+            where, f"shape {input.array.shape}", "positive sizes of all but the batch dimension"
+        )
+    batch = single(input)
+    if ndim == spatial + 2:
+        return batch, lambda result: astype(result, kind)
+    return shape.unsqueeze(batch, 0), lambda result: astype(shape.squeeze(result, 0), kind)
 
 
 def _max(
@@ -81,7 +97,8 @@ def _max(
     indices: bool,
     spatial: int,
 ) -> Any:
-    batch, single = _batched(where, input, spatial)
+    kinds = "fiu" if indices or spatial > 1 else "f"
+    batch, finish = _batched(where, input, spatial, kinds)
     x = batch.array
     k, s, pads, d, sizes = _geometry(
         where, x, kernel_size, stride, padding, dilation, ceil_mode, spatial
@@ -96,12 +113,11 @@ def _max(
         return (_unpooled(grad, places, x.array.shape),)
 
     backward.__qualname__ = f"max_pool{spatial}d.backward"
-    result = record(output, backward, batch, smooth=smooth)
-    found = wrap(kernels.max_pool_indices(x, output, k, s, pads, d, sizes)) if indices else None
-    if single:
-        result = shape.squeeze(result, 0)
-        found = None if found is None else shape.squeeze(found, 0)
-    return (result, found) if indices else result
+    result = finish(record(output, backward, batch, smooth=smooth))
+    if not indices:
+        return result
+    places = kernels.max_pool_indices(x, output, k, s, pads, d, sizes)
+    return result, wrap(places.reshape(result.array.shape))
 
 
 def _unpooled(values: Tensor, places: Array, size: Sizes) -> Tensor:
@@ -172,7 +188,7 @@ def max_unpool2d(
     output_size: Any = None,
 ) -> Tensor:
     """Puts pooled values back where `indices` say, zeros elsewhere."""
-    batch, single = _batched("max_unpool2d", input, 2)
+    batch, finish = _batched("max_unpool2d", input, 2)
     k = sizes_of("max_unpool2d", "kernel_size", kernel_size, 2, 1)
     s = k if stride is None else sizes_of("max_unpool2d", "stride", stride, 2, 1)
     p = sizes_of("max_unpool2d", "padding", padding, 2, 0)
@@ -186,7 +202,7 @@ def max_unpool2d(
     result = _unpooled(
         batch, indices.array.reshape(batch.array.shape), (*batch.array.shape[:2], *sizes)
     )
-    return shape.squeeze(result, 0) if single else result
+    return finish(result)
 
 
 def _average(
@@ -200,8 +216,12 @@ def _average(
     divisor_override: int | None,
     spatial: int,
 ) -> Tensor:
-    batch, single = _batched(where, input, spatial)
+    batch, finish = _batched(where, input, spatial, "fi")
     x = batch.array
+    if (x.dtype.kind == "i" and x.dtype.itemsize < 8) or (
+        spatial == 3 and input.array.dtype.char == "e"
+    ):
+        raise not_for(where, input.array, "a type PyTorch averages")
     k, s, pads, d, sizes = _geometry(where, x, kernel_size, stride, padding, 1, ceil_mode, spatial)
     if divisor_override == 0:
         raise ShapeError(where, "divisor must be not zero")
@@ -210,7 +230,10 @@ def _average(
         size[2:], k, s, pads, padding, sizes, count_include_pad, divisor_override, x.dtype
     )
     total = kernels.sum_pool(x, k, s, pads, d, sizes)
-    total /= divisor
+    if x.dtype.kind == "i":
+        total = np.sign(total) * np.sign(divisor) * (np.abs(total) // np.abs(divisor))
+    else:
+        total /= divisor
 
     def backward(grad: Array) -> Grads:
         return (kernels.sum_pool_grad(grad / divisor, size, k, s, pads, sizes),)
@@ -225,8 +248,7 @@ def _average(
         return (shape.reshape(back, size),)
 
     backward.__qualname__ = f"avg_pool{spatial}d.backward"
-    result = record(total, backward, batch, smooth=smooth)
-    return shape.squeeze(result, 0) if single else result
+    return finish(record(total, backward, batch, smooth=smooth))
 
 
 def _divisor(
@@ -272,6 +294,7 @@ def avg_pool1d(
     )
 
 
+@takes_out
 def avg_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -295,6 +318,7 @@ def avg_pool2d(
     )
 
 
+@takes_out
 def avg_pool3d(
     input: Tensor,
     kernel_size: Any,
@@ -352,7 +376,7 @@ def _averaging(length: int, count: int, kind: Any) -> Array:
 def _adaptive_average(where: str, input: Tensor, output_size: Any, spatial: int) -> Tensor:
     from tensorlib.ops import linalg, reduction
 
-    batch, single = _batched(where, input, spatial)
+    batch, finish = _batched(where, input, spatial)
     lengths = batch.array.shape[2:]
     targets = _targets(where, output_size, lengths)
     if all(t == 1 for t in targets):
@@ -367,7 +391,7 @@ def _adaptive_average(where: str, input: Tensor, output_size: Any, spatial: int)
             result = shape.movedim(
                 linalg.matmul(shape.movedim(result, axis, -1), weights), -1, axis
             )
-    return shape.squeeze(result, 0) if single else result
+    return finish(result)
 
 
 def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
@@ -388,7 +412,7 @@ def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
 def _adaptive_max(where: str, input: Tensor, output_size: Any, indices: bool, spatial: int) -> Any:
     from tensorlib.ops.indexing import gather
 
-    batch, single = _batched(where, input, spatial)
+    batch, finish = _batched(where, input, spatial)
     x = batch.array
     lengths = x.shape[2:]
     targets = _targets(where, output_size, lengths)
@@ -410,11 +434,8 @@ def _adaptive_max(where: str, input: Tensor, output_size: Any, indices: bool, sp
             best, place = np.where(better, value, best), np.where(better, position, place)
     found = wrap(place)
     result = gather(shape.reshape(batch, (*x.shape[:2], -1)), 2, found)
-    size = (*x.shape[:2], *targets)
-    result, found = shape.reshape(result, size), shape.reshape(found, size)
-    if single:
-        result, found = shape.squeeze(result, 0), shape.squeeze(found, 0)
-    return (result, found) if indices else result
+    result = finish(shape.reshape(result, (*x.shape[:2], *targets)))
+    return (result, shape.reshape(found, result.array.shape)) if indices else result
 
 
 def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
