@@ -11,7 +11,8 @@ from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.kernels import softmax as softmax_kernels
 from tensorlib.ops import elementwise
-from tensorlib.ops._common import Array, Grads, dim_index, floating, record
+from tensorlib.ops._common import Array, Grads, astype, dim_index, floating, record, single
+from tensorlib.ops.out import takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -331,9 +332,10 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return elementwise.mul(a, sigmoid(b))
 
 
+@takes_out
 def softmax(input: Tensor, dim: Any = None, *, dtype: Any = None) -> Tensor:
     """Exponentials of `input`, normalised to sum to one along `dim`."""
-    x, axis, input = _soft("softmax", input, dim, dtype)
+    x, axis, input, kind = _soft("softmax", input, dim, dtype)
     output = (softmax_kernels.softmax(x, axis) if x.size else x.copy()).reshape(input.array.shape)
 
     def backward(grad: Array) -> Grads:
@@ -341,22 +343,24 @@ def softmax(input: Tensor, dim: Any = None, *, dtype: Any = None) -> Tensor:
             return (grad * 0,)
         return (output * (grad - (grad * output).sum(axis, keepdims=True)),)
 
-    return record(output, backward, input)
+    return astype(record(output, backward, input), kind)
 
 
-def _soft(where: str, input: Tensor, dim: Any, dtype: Any) -> tuple[Any, int, Tensor]:
+def _soft(where: str, input: Tensor, dim: Any, dtype: Any) -> tuple[Any, int, Tensor, Any]:
     if dim is None:
         dim = 0 if input.array.ndim in (0, 1, 3) else 1
     if dtype is not None:
         input = elementwise.cast(input, dtype)
     axis = dim_index(dim, input.array.ndim, where)
-    x = _real(input, where)
-    return (x if x.ndim else x.reshape(1)), axis, input
+    kind = _real(input, where).dtype
+    x = (input := single(input)).array
+    return (x if x.ndim else x.reshape(1)), axis, input, kind
 
 
+@takes_out
 def log_softmax(input: Tensor, dim: Any = None, *, dtype: Any = None) -> Tensor:
     """Logarithm of `softmax`, without overflow."""
-    x, axis, input = _soft("log_softmax", input, dim, dtype)
+    x, axis, input, kind = _soft("log_softmax", input, dim, dtype)
     output = softmax_kernels.log_softmax(x, axis) if x.size else x.copy()
     output = output.reshape(input.array.shape)
 
@@ -365,7 +369,7 @@ def log_softmax(input: Tensor, dim: Any = None, *, dtype: Any = None) -> Tensor:
             return (grad * 0,)
         return (grad - np.exp(output) * grad.sum(axis, keepdims=True),)
 
-    return record(output, backward, input)
+    return astype(record(output, backward, input), kind)
 
 
 def softmin(input: Tensor, dim: int | None = None, *, dtype: Any = None) -> Tensor:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import dtypes
-from tensorlib.errors import DTypeError, ShapeError
+from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, ShapeError
 from tensorlib.kernels import normalization as kernels
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, record
+from tensorlib.ops._common import Array, Grads, check_dtype, half_in_single, record
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -22,6 +22,20 @@ class OneValue(ShapeError, ValueError):
     """A batch of one value per channel has no variance (ValueError in PyTorch)."""
 
 
+def _check_types(where: str, x: Array, *parameters: Tensor | None) -> None:
+    """Floating point, and parameters of the same type."""
+    check_dtype(where, x, "f", "floating point")
+    for parameter in parameters:
+        if parameter is not None and parameter.array.dtype != x.dtype:
+            raise DTypeError(
+                where,
+                f"mixed dtypes: input is {dtypes.of(x.dtype)}, a parameter is "
+                f"{dtypes.of(parameter.array.dtype)}",
+                "one type, or a half precision input with float32 parameters",
+            )
+
+
+@half_in_single
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -36,12 +50,11 @@ def batch_norm(
     statistics), by them otherwise.
     """
     x = input.array
+    if x.shape == (0,):  # PyTorch takes this one shape without channels
+        return shape.clone(input)
     if x.ndim < 2:
-        raise ShapeError("batch_norm", f"input has shape {x.shape}", "[N, C, ...]")
-    if x.dtype.kind != "f":
-        raise DTypeError(
-            "batch_norm", f"not implemented for {dtypes.of(x.dtype)}", "floating point"
-        )
+        raise DimensionError("batch_norm", f"input has shape {x.shape}", "[N, C, ...]")
+    _check_types("batch_norm", x, running_mean, running_var, weight, bias)
     for name, value in (
         ("running_mean", running_mean),
         ("running_var", running_var),
@@ -69,20 +82,6 @@ def batch_norm(
         )
     w = None if weight is None else weight.array
     b = None if bias is None else bias.array
-    if w is not None and w.dtype != x.dtype:
-        return elementwise.cast(
-            batch_norm(
-                elementwise.cast(input, dtypes.of(w.dtype)),
-                running_mean,
-                running_var,
-                weight,
-                bias,
-                training,
-                momentum,
-                eps,
-            ),
-            dtypes.of(x.dtype),
-        )
     output, mean, invstd = kernels.batch_norm_train(x, w, b, eps)
     _update(running_mean, running_var, mean, invstd, momentum, eps, count)
     inputs = (input, *(t for t in (weight, bias) if t is not None))
@@ -211,6 +210,7 @@ def _evaluate(
     return record(output, backward, *inputs, smooth=smooth)
 
 
+@half_in_single
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int] | int,
@@ -222,6 +222,7 @@ def layer_norm(
     x = input.array
     sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     n = len(sizes)
+    _check_types("layer_norm", x, weight, bias)
     if not n or x.shape[-n:] != sizes:
         raise ShapeError(
             "layer_norm",
@@ -259,6 +260,7 @@ def layer_norm(
     return record(output, backward, *inputs, smooth=smooth)
 
 
+@half_in_single
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -268,17 +270,21 @@ def rms_norm(
     """`input` divided by its root mean square over the last dimensions `normalized_shape`."""
     sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     n = len(sizes)
+    check_dtype("rms_norm", input.array, "fc", "floating point")
     if not n or input.array.shape[-n:] != sizes:
         raise ShapeError(
             "rms_norm",
             f"Given normalized_shape={list(sizes)}, got input of size {input.array.shape}",
         )
+    if weight is not None and weight.array.shape != sizes:
+        raise ShapeError("rms_norm", f"weight has shape {weight.array.shape}", f"{sizes}")
     limit = np.finfo(input.array.dtype).eps.item() if eps is None else eps
     size = reduction.mean(elementwise.square(input), tuple(range(-n, 0)), True)
     result = elementwise.mul(input, elementwise.rsqrt(elementwise.add(size, limit)))
     return result if weight is None else elementwise.mul(result, weight)
 
 
+@half_in_single
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -294,24 +300,25 @@ def group_norm(
             f"Expected number of channels in input to be divisible by num_groups, but got input "
             f"of shape {x.shape} and num_groups={num_groups}",
         )
-    if (
-        x.shape[0]
-        and x.size == x.shape[0] * num_groups
-        and math.prod(x.shape[2:]) * (x.shape[1] // num_groups) == 1
-        and x.shape[0] == 1
-    ):
+    _check_types("group_norm", x, weight, bias)
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and value.array.shape != (x.shape[1],):
+            raise ShapeError("group_norm", f"{name} has shape {value.array.shape}", f"{x.shape[1]}")
+    if x.shape[0] == 1 and x.size == num_groups:
         raise OneValue(
             "group_norm",
             f"Expected more than 1 value per channel when training, got input size {x.shape}",
         )
-    rows = shape.reshape(input, (x.shape[0] * num_groups, -1))
-    result = shape.reshape(layer_norm(rows, (rows.array.shape[1],), None, None, eps), x.shape)
+    width = math.prod(x.shape[1:]) // num_groups
+    rows = shape.reshape(input, (x.shape[0] * num_groups, width))
+    result = shape.reshape(layer_norm(rows, (width,), None, None, eps), x.shape)
     flat = (1, -1) + (1,) * (x.ndim - 2)
     if weight is not None:
         result = elementwise.mul(result, shape.reshape(weight, flat))
     return result if bias is None else elementwise.add(result, shape.reshape(bias, flat))
 
 
+@half_in_single
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -324,6 +331,11 @@ def instance_norm(
 ) -> Tensor:
     """[N, C, ...] normalised per image and channel."""
     x = input.array
+    _check_types("instance_norm", x, running_mean, running_var, weight, bias)
+    if (running_mean is None) != (running_var is None):
+        raise InvalidValueError(
+            "instance_norm", "only one of running_mean and running_var is given", "both or neither"
+        )
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if math.prod(x.shape[2:]) == 1:
@@ -347,6 +359,7 @@ def instance_norm(
     return group_norm(input, x.shape[1], weight, bias, eps)
 
 
+@half_in_single
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
@@ -355,15 +368,20 @@ def local_response_norm(
     from tensorlib.ops.shape import unfold
 
     if input.array.ndim < 3:
-        raise ShapeError(
+        raise InvalidValueError(
             "local_response_norm",
             f"Expected 3D or higher dimensionality input (got {input.array.shape})",
         )
+    if input.array.dtype != np.int64:
+        check_dtype("local_response_norm", input.array, "f", "floating point or int64")
+    whole = input.array.dtype.kind == "i"  # PyTorch averages whole numbers by whole numbers
     sides = [(0, 0)] * input.array.ndim
     sides[1] = (size // 2, (size - 1) // 2)
-    energy = reduction.mean(
-        unfold(pad_constant(elementwise.square(input), sides, 0.0), 1, size, 1), -1
-    )
+    squares = unfold(pad_constant(elementwise.square(input), sides, 0.0), 1, size, 1)
+    if whole:
+        energy = elementwise.div(reduction.sum(squares, -1), size, rounding_mode="trunc")
+    else:
+        energy = reduction.mean(squares, -1)
     return elementwise.div(
         input, elementwise.pow(elementwise.add(elementwise.mul(energy, alpha), k), beta)
     )
