@@ -10,11 +10,13 @@ from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.ops import elementwise, indexing, reduction, shape
 from tensorlib.ops._common import Array, Grads, record, wrap
+from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 
+@accepts("f", "refuse")
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,

@@ -58,8 +58,8 @@ def _channels(where: str, input: Tensor, spatial: int) -> tuple[int, ...]:
         raise ShapeError(
             where, f"Feature dropout requires at least 2 dimensions in the input, shape {x.shape}"
         )
-    if spatial == 1 and x.ndim == 2:
-        return (*x.shape[:1], 1)
+    if spatial != 2 and x.ndim == spatial + 1:  # one image: PyTorch leaves 2-d as it was
+        return (*x.shape[:1], *(1,) * spatial)
     return (*x.shape[:2], *(1,) * (x.ndim - 2))
 
 

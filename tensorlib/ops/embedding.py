@@ -9,8 +9,10 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.errors import DimensionError, DTypeError, ShapeError, UnsupportedError
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, record, wrap
+from tensorlib.ops._common import Array, Grads, broadcast_shapes, record, wrap
 from tensorlib.ops.indexing import add_rows
+from tensorlib.ops.shape import broadcast_to
+from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -184,15 +186,19 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return wrap((i[..., None] == np.arange(count)).astype(np.int64))
 
 
+@accepts("f")
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Cosine of the angle between vectors along `dim`."""
     from tensorlib.ops.linalg import vector_norm
 
+    size = broadcast_shapes(x1.array.shape, x2.array.shape)
+    x1, x2 = broadcast_to(x1, size), broadcast_to(x2, size)
     a = elementwise.div(x1, elementwise.clamp(vector_norm(x1, 2, dim, True), min=eps))
     b = elementwise.div(x2, elementwise.clamp(vector_norm(x2, 2, dim, True), min=eps))
     return reduction.sum(elementwise.mul(a, b), dim)
 
 
+@accepts("fciu")
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:

@@ -16,6 +16,7 @@ from tensorlib.kernels import softmax as kernels
 from tensorlib.ops import activation, elementwise, shape
 from tensorlib.ops import reduction as reductions
 from tensorlib.ops._common import Array, Grads, broadcast_shapes, promoted, record, wrap
+from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -55,6 +56,7 @@ def _pair(input: Tensor, target: Tensor, where: str) -> tuple[Tensor, Tensor]:
     return promoted(input, target)
 
 
+@accepts("f")
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -76,13 +78,6 @@ def mse_loss(
                     reductions.sum(loss), reductions.sum(shape.expand_as(weight, loss))
                 )
         return _reduce(loss, reduction, "mse_loss")
-    if x.dtype.kind not in "fc":
-        raise DTypeError(
-            "mse_loss",
-            f"not implemented for {dtypes.of(x.dtype)}",
-            "floating point",
-            hint="use .float()",
-        )
     difference = (x - y).reshape(-1)
     count = max(x.size, 1)
     output = np.dot(difference, difference) / x.dtype.type(x.size)
@@ -94,6 +89,7 @@ def mse_loss(
     return record(output, backward, input, target)
 
 
+@accepts("fciu")
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -115,6 +111,7 @@ def l1_loss(
     return _reduce(loss, reduction, "l1_loss")
 
 
+@accepts("f")
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -132,6 +129,7 @@ def smooth_l1_loss(
     return _reduce(loss, _legacy(size_average, reduce, reduction), "smooth_l1_loss")
 
 
+@accepts("f")
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -167,6 +165,7 @@ def _huber(input: Tensor, target: Tensor, delta: float, where: str) -> Tensor:
 # -- classification --------------------------------------------------------------------------------
 
 
+@accepts("f")
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -288,6 +287,7 @@ def _spread(grad: Any, reduction: str, total: Any, axis: int) -> Any:
     return grad / total if reduction == "mean" else grad
 
 
+@accepts("f")
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -309,13 +309,6 @@ def cross_entropy(
     if target.array.shape == input.array.shape and target.array.dtype.kind == "f":
         return _probabilities(input, target, weight, reduction, label_smoothing)
     x = input.array
-    if x.dtype.kind != "f":
-        raise DTypeError(
-            "cross_entropy",
-            f"not implemented for {dtypes.of(x.dtype)}",
-            "floating-point logits",
-            hint="use .float()",
-        )
     axis = 1 if x.ndim > 1 else 0
     picked, factor, total = _picked("cross_entropy", x, target, weight, ignore_index, reduction)
     logs = kernels.log_softmax(x, axis) if x.size else x
@@ -386,6 +379,7 @@ def _probabilities(
     return _reduce(loss, reduction, "cross_entropy")
 
 
+@accepts("f")
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -428,6 +422,7 @@ def binary_cross_entropy(
     return _reduce(loss, _legacy(size_average, reduce, reduction), "binary_cross_entropy")
 
 
+@accepts("f")
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -458,6 +453,7 @@ def binary_cross_entropy_with_logits(
     )
 
 
+@accepts("f")
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -483,6 +479,7 @@ def kl_div(
     return _reduce(loss, reduction, "kl_div")
 
 
+@accepts("fiu")
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -500,17 +497,18 @@ def poisson_nll_loss(
         loss = elementwise.sub(
             input, elementwise.mul(target, elementwise.log(elementwise.add(input, eps)))
         )
-    if full:
-        y = target.array
-        stirling = (
-            y * np.log(np.where(y > 1, y, 1))
-            - y
-            + 0.5 * np.log(2 * math.pi * np.where(y > 1, y, 1))
-        )
-        loss = elementwise.add(loss, wrap(np.where(y > 1, stirling, 0).astype(y.dtype)))
+    if full:  # Stirling's approximation of log(target!)
+        from tensorlib.ops.indexing import where
+
+        logs = elementwise.log(target)
+        half = elementwise.mul(elementwise.log(elementwise.mul(target, 2 * math.pi)), 0.5)
+        stirling = elementwise.add(elementwise.sub(elementwise.mul(target, logs), target), half)
+        zeros = wrap(np.zeros_like(stirling.array))
+        loss = elementwise.add(loss, where(elementwise.gt(target, 1), stirling, zeros))
     return _reduce(loss, _legacy(size_average, reduce, reduction), "poisson_nll_loss")
 
 
+@accepts("f")
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -526,8 +524,14 @@ def gaussian_nll_loss(
         var = elementwise.mul(wrap(np.ones_like(input.array)), var)
     if (var.array < 0).any():
         raise InvalidValueError("gaussian_nll_loss", "var has negative entry/entries", "variances")
-    if var.array.shape != input.array.shape and var.array.shape == input.array.shape[:-1]:
-        var = shape.unsqueeze(var, -1)
+    size, given = input.array.shape, var.array.shape
+    if given != size:
+        if given == size[:-1]:
+            var = shape.unsqueeze(var, -1)
+        elif given[:-1] != size[:-1] or given[-1] != 1:
+            raise InvalidValueError(
+                "gaussian_nll_loss", f"var is of incorrect size {given}", f"{size} or {size[:-1]}"
+            )
     limited = elementwise.add(
         var, wrap((np.maximum(var.array, eps) - var.array).astype(var.array.dtype))
     )
@@ -541,6 +545,7 @@ def gaussian_nll_loss(
 # -- margins ---------------------------------------------------------------------------------------
 
 
+@accepts("fiub")
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -562,6 +567,7 @@ def margin_ranking_loss(
     return _reduce(loss, _legacy(size_average, reduce, reduction), "margin_ranking_loss")
 
 
+@accepts("f")
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -582,6 +588,7 @@ def hinge_embedding_loss(
     return _reduce(loss, _legacy(size_average, reduce, reduction), "hinge_embedding_loss")
 
 
+@accepts("f", "keep")
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -590,10 +597,13 @@ def soft_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """`log(1 + exp(-target * input))`."""
-    loss = activation.softplus(elementwise.mul(elementwise.neg(target), input))
-    return _reduce(loss, _legacy(size_average, reduce, reduction), "soft_margin_loss")
+    rise = elementwise.exp(elementwise.mul(elementwise.neg(target), input))
+    return _reduce(
+        elementwise.log1p(rise), _legacy(size_average, reduce, reduction), "soft_margin_loss"
+    )
 
 
+@accepts("f")
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -613,6 +623,7 @@ def multilabel_soft_margin_loss(
     )
 
 
+@accepts("f", "refuse")
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -628,9 +639,32 @@ def multi_margin_loss(
 
     if p not in (1, 2):
         raise InvalidValueError("multi_margin_loss", f"p={p}", "1 or 2")
-    single = input.array.ndim == 1
-    x = shape.unsqueeze(input, 0) if single else input
+    size, goal = input.array.shape, target.array.shape
+    if len(size) > 2 or (len(size) == 1 and not size[0]) or (len(size) == 2 and not size[1]):
+        raise ShapeError("multi_margin_loss", f"input has shape {size}", "[C] or [N, C], C > 0")
+    if goal != (size[:1] if len(size) == 2 else ()) and not (len(size) < 2 and goal == (1,)):
+        raise ShapeError("multi_margin_loss", f"target has shape {goal}, input {size}", "[N]")
+    one = len(size) < 2
+    x = shape.reshape(input, (1, -1)) if one else input
     t = shape.reshape(target, (-1, 1))
+    if weight is not None and weight.array.ndim != 1:
+        raise InvalidValueError("multi_margin_loss", "weight must be one-dimensional", "[C]")
+    if weight is not None and weight.array.shape != x.array.shape[1:]:
+        raise ShapeError(
+            "multi_margin_loss",
+            f"inconsistent weight size, expected {x.array.shape[1]} but got {weight.array.shape}",
+        )
+    if reduction not in ("mean", "sum", "none"):
+        raise InvalidValueError(
+            "multi_margin_loss",
+            f"{reduction} is not a valid value for reduction",
+            "mean, sum, none",
+        )
+    if target.array.dtype != np.int64:
+        raise DTypeError(
+            "multi_margin_loss",
+            f"expected scalar type Long but found {dtypes.of(target.array.dtype)}",
+        )
     right = gather(x, 1, t)
     loss = elementwise.clamp(elementwise.add(elementwise.sub(x, right), margin), min=0)
     if p == 2:
@@ -640,11 +674,12 @@ def multi_margin_loss(
     others = np.arange(x.array.shape[1]) != t.array
     loss = elementwise.mul(loss, wrap(others.astype(x.array.dtype)))
     loss = elementwise.div(reductions.sum(loss, 1), x.array.shape[1])
-    if single:
-        loss = shape.reshape(loss, ())
+    if one:
+        loss = shape.reshape(loss, goal)
     return _reduce(loss, _legacy(size_average, reduce, reduction), "multi_margin_loss")
 
 
+@accepts("fiub")
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -674,6 +709,7 @@ def cosine_embedding_loss(
     )
 
 
+@accepts("fciu")
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -687,6 +723,16 @@ def triplet_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """`max(0, d(anchor, positive) - d(anchor, negative) + margin)`."""
+    if margin <= 0:
+        raise InvalidValueError(
+            "triplet_margin_loss", f"margin must be greater than 0, got {margin}"
+        )
+    if not anchor.array.ndim == positive.array.ndim == negative.array.ndim:
+        raise ShapeError(
+            "triplet_margin_loss",
+            f"sizes {anchor.array.shape}, {positive.array.shape} and {negative.array.shape}",
+            "equally many dimensions",
+        )
     from tensorlib.ops.embedding import pairwise_distance
 
     near, far = (
