@@ -1104,7 +1104,7 @@ class Tensor:
         return elementwise.remainder(other, self)
 
     def __rfloordiv__(self, other: Any) -> Tensor:
-        return elementwise._rounded_div(other, self, "floor")
+        return direct(elementwise.floor_divide)(other, self)
 
     def __rmatmul__(self, other: Any) -> Tensor:
         return linalg.matmul(creation.as_tensor(other), self)

@@ -28,6 +28,7 @@ __all__ = [
     "Number",
     "astype",
     "broadcast_shapes",
+    "cast",
     "check_dtype",
     "choice",
     "conj",
@@ -46,6 +47,7 @@ __all__ = [
     "record_view",
     "reducer_dims",
     "same_shape",
+    "scalar_dtype",
     "scalar_operand",
     "shape_of",
     "single",
@@ -71,6 +73,13 @@ def astype(input: Tensor, dtype: Any) -> Tensor:
         return (grad,)
 
     return record(output, backward, input)
+
+
+def cast(input: Tensor, dtype: Any) -> Tensor:
+    """`input` as `dtype`; itself when it is that already."""
+    if not isinstance(dtype, dtypes.dtype):
+        dtype = dtypes.of(dtypes.numpy_dtype(dtype))
+    return astype(input, dtype.numpy)
 
 
 def _float_to_int(array: Array, dtype: Any) -> Array:
@@ -106,6 +115,45 @@ def half_in_single(op: F) -> F:
         return astype(op(single(input), *wide, **named), kind)
 
     return widened  # type: ignore[return-value]  # the same signature
+
+
+def scalar_dtype(value: Any) -> Any:
+    """The NumPy type of a tensor made of the Python number `value`."""
+    if isinstance(value, bool):
+        return np.dtype(np.bool_)
+    if isinstance(value, int):
+        return np.dtype(np.int64)
+    return dtypes.default_complex() if isinstance(value, complex) else dtypes.default_numpy()
+
+
+def common_dtype(*operands: Any) -> Any:
+    """The NumPy type of an operation on several arrays and Python numbers: those with dimensions
+    first, then 0-dim ones, then numbers, each of which matters only if its category is higher.
+    """
+    ranks: list[Any] = [None, None, None]
+    for one in operands:
+        if hasattr(one, "dtype"):
+            place, kind = (0 if one.ndim else 1), one.dtype
+        else:
+            place, kind = 2, scalar_dtype(one)
+        ranks[place] = kind if ranks[place] is None else dtypes.promote_numpy(ranks[place], kind)
+    result = ranks[2]
+    for higher in (ranks[1], ranks[0]):
+        if result is None or higher is None:
+            result = higher or result
+        else:
+            result = dtypes.result_numpy(higher, 1, result, 0)
+    return result
+
+
+def conjugate(array: Any) -> Any:
+    """The complex conjugate; a real array itself."""
+    return np.conj(array) if array.dtype.kind == "c" else array
+
+
+def wide(array: Any) -> Any:
+    """float16 as float32, in which PyTorch computes it; others themselves."""
+    return array.astype(np.float32) if array.dtype.char == "e" else array
 
 
 def is_array(value: Any) -> bool:

@@ -1,0 +1,515 @@
+"""Arithmetic element by element: `add sub mul div`, quotients with rounding, fused products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorlib import dtypes
+from tensorlib.errors import ArgumentError, DTypeError, ShapeError
+from tensorlib.ops._common import (
+    Array,
+    Grads,
+    Number,
+    astype,
+    check_dtype,
+    common_dtype,
+    conjugate,
+    differ,
+    expect_tensor,
+    floating,
+    is_array,
+    pair,
+    promoted,
+    record,
+    scalar_dtype,
+    scalar_operand,
+    wide,
+    wrap,
+)
+from tensorlib.ops.out import takes_out
+
+if TYPE_CHECKING:
+    from tensorlib.tensor import Tensor
+
+
+class InvalidDivision(ShapeError):
+    """A division or power PyTorch refuses with RuntimeError."""
+
+
+def _numbers(where: str, input: Any, other: Any) -> tuple[Tensor, Any]:
+    """The first operand as a tensor, the second as one too unless it is a number."""
+    if is_array(other):
+        other = wrap(other)
+    if hasattr(input, "array"):
+        return input, other
+    if not isinstance(input, bool | int | float | complex):
+        expect_tensor(where, "input", input)
+    return wrap(np.asarray(input, scalar_dtype(input))), other
+
+
+def with_number(
+    where: str, input: Tensor, other: Any, function: Callable[[Any, Any], Any]
+) -> tuple[Tensor, Any]:
+    """`input` in the type of its operation with the number `other`, and `function(input, other)`.
+
+    As in PyTorch, float16 computes in float32 with the number as it is, and a number too large for
+    an integer type wraps around.
+    """
+    input = scalar_operand(input, other, where)
+    x = input.array
+    if x.dtype.char == "e":
+        return input, function(x.astype(np.float32), np.float32(other)).astype(x.dtype)
+    return input, function(x, np.asarray(other).astype(x.dtype))
+
+
+def _check_alpha(where: str, alpha: Any, *operands: Any) -> None:
+    kinds = {
+        t.array.dtype.kind if hasattr(t, "array") else np.asarray(t).dtype.kind for t in operands
+    }
+    if isinstance(alpha, bool):
+        if kinds != {"b"}:
+            raise DTypeError(where, f"alpha={alpha} is only supported for Boolean results")
+    elif isinstance(alpha, float) and not kinds & {"f", "c"}:
+        raise DTypeError(where, f"alpha={alpha} with integer tensors", "an integer alpha")
+    elif isinstance(alpha, complex) and "c" not in kinds:
+        raise DTypeError(where, f"alpha={alpha} with tensors that are not complex", "a real alpha")
+
+
+def _scaled(where: str, input: Any, other: Any, alpha: Any, sign: int) -> Tensor:
+    """`input + sign * alpha * other`."""
+    _check_alpha(where, alpha, input, other)
+    input, other = _numbers(where, input, other)
+    input, other = pair(input, other, where)
+    a, b = input.array, other.array
+    factor = np.asarray(alpha * sign).astype(wide(b).dtype)
+    try:
+        output = (wide(a) + wide(b) * factor).astype(a.dtype, copy=False)
+    except ValueError:
+        raise differ(where, a, b) from None
+    scale = sign * alpha.conjugate()
+
+    def backward(grad: Array) -> Grads:
+        return grad, grad * scale
+
+    backward.__qualname__ = where
+    return record(output, backward, input, other)
+
+
+@takes_out
+def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
+    """`input + alpha * other`, broadcast, in the promoted type."""
+    if alpha != 1 or alpha is True:
+        return _scaled("add", input, other, alpha, 1)
+    if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
+        if not hasattr(input, "array"):
+            return add(other, input)
+        a, b = input.array, other.array
+        if a.dtype != b.dtype:
+            input, other = promoted(input, other)
+            a, b = input.array, other.array
+        try:
+            output = a + b
+        except ValueError:
+            raise differ("add", a, b) from None
+
+        def backward(grad: Array) -> Grads:
+            return grad, grad
+
+        return record(output, backward, input, other)
+    x = getattr(input, "array", None)
+    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+        input, other = _numbers("add", input, other)
+        if hasattr(other, "array"):
+            return add(input, other)
+        input, output = with_number("add", input, other, np.add)
+    else:
+        output = x + other
+
+    def backward_scalar(grad: Array) -> Grads:
+        return (grad,)
+
+    return record(output, backward_scalar, input)
+
+
+@takes_out
+def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
+    """`input - alpha * other`, broadcast, in the promoted type."""
+    if alpha != 1 or alpha is True:
+        _no_bool("sub", input, other)
+        return _scaled("sub", input, other, alpha, -1)
+    if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
+        if not hasattr(input, "array"):
+            return rsub(other, input)
+        a, b = input.array, other.array
+        if a.dtype != b.dtype or a.dtype.kind == "b":
+            _no_bool("sub", input, other)
+            input, other = promoted(input, other)
+            a, b = input.array, other.array
+        try:
+            output = a - b
+        except ValueError:
+            raise differ("sub", a, b) from None
+
+        def backward(grad: Array) -> Grads:
+            return grad, -grad
+
+        return record(output, backward, input, other)
+    x = getattr(input, "array", None)
+    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+        input, other = _numbers("sub", input, other)
+        if hasattr(other, "array"):
+            return sub(input, other)
+        _no_bool("sub", input, other)
+        input, output = with_number("sub", input, other, np.subtract)
+    else:
+        output = x - other
+
+    def backward_scalar(grad: Array) -> Grads:
+        return (grad,)
+
+    return record(output, backward_scalar, input)
+
+
+def _no_bool(where: str, *operands: Any) -> None:
+    for one in operands:
+        if one.array.dtype.kind == "b" if hasattr(one, "array") else isinstance(one, bool):
+            raise DTypeError(
+                where,
+                "subtraction with a bool tensor is not supported",
+                hint="use ^ or logical_xor() instead; to invert a mask, ~ or logical_not()",
+            )
+
+
+def rsub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
+    """`other - alpha * input`."""
+    if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
+        return sub(other, input, alpha=alpha)
+    x = input.array
+    if alpha != 1 or x.dtype.char not in "fd" or not isinstance(other, int | float):
+        _no_bool("rsub", input, other)
+        if alpha != 1:
+            _check_alpha("rsub", alpha, input, other)
+            input = mul(input, alpha)
+        if is_array(other):
+            return sub(wrap(other), input)
+        input, output = with_number("rsub", input, other, lambda a, b: b - a)
+    else:
+        output = other - x
+
+    def backward(grad: Array) -> Grads:
+        return (-grad,)
+
+    return record(output, backward, input)
+
+
+@takes_out
+def mul(input: Tensor, other: Tensor | Number) -> Tensor:
+    """`input * other`, broadcast, in the promoted type."""
+    if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
+        if not hasattr(input, "array"):
+            return mul(other, input)
+        a, b = input.array, other.array
+        if a.dtype != b.dtype:
+            input, other = promoted(input, other)
+            a, b = input.array, other.array
+        try:
+            output = a * b
+        except ValueError:
+            raise differ("mul", a, b) from None
+        if a.dtype.kind == "c":
+
+            def backward_complex(grad: Array) -> Grads:
+                return grad * np.conj(b), grad * np.conj(a)
+
+            return record(output, backward_complex, input, other)
+
+        def backward(grad: Array) -> Grads:
+            return grad * b, grad * a
+
+        return record(output, backward, input, other)
+    x = getattr(input, "array", None)
+    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+        input, other = _numbers("mul", input, other)
+        if hasattr(other, "array"):
+            return mul(input, other)
+        input, output = with_number("mul", input, other, np.multiply)
+    else:
+        output = x * other
+
+    def backward_scalar(grad: Array) -> Grads:
+        return (grad * (other.conjugate() if isinstance(other, complex) else other),)
+
+    return record(output, backward_scalar, input)
+
+
+@takes_out
+def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = None) -> Tensor:
+    """`input / other`; `rounding_mode` "trunc" or "floor" rounds the quotient and keeps integer
+    types.
+    """
+    if rounding_mode is not None:
+        return _rounded_div(input, other, rounding_mode, "div")
+    if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
+        if not hasattr(input, "array"):
+            return rdiv(other, input)
+        a, b = input.array, other.array
+        if a.dtype != b.dtype or a.dtype.kind not in "fc":
+            input, other = promoted(input, other)
+            input, other = floating(input), floating(other)
+            a, b = input.array, other.array
+        try:
+            output = a / b
+        except ValueError:
+            raise differ("div", a, b) from None
+
+        def backward(grad: Array) -> Grads:
+            if b.dtype.kind == "c":
+                return grad / np.conj(b), -grad * np.conj((a / b) / b)
+            return grad / b, -grad * ((a / b) / b)
+
+        return record(output, backward, input, other)
+    x = getattr(input, "array", None)
+    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+        input, other = _numbers("div", input, other)
+        if hasattr(other, "array"):
+            return div(input, other)
+        input = floating(scalar_operand(input, other, "div"))
+        input, output = with_number("div", input, other, np.true_divide)
+    else:
+        if other == 0:
+            other = x.dtype.type(other)  # NumPy's zero gives inf where Python's raises
+        output = x / other
+    divisor = other.conjugate() if isinstance(other, complex) else other
+
+    def backward_scalar(grad: Array) -> Grads:
+        return (grad / divisor,)
+
+    return record(output, backward_scalar, input)
+
+
+@takes_out
+def true_divide(input: Tensor, other: Tensor | Number) -> Tensor:
+    """`input / other`."""
+    return div(input, other)
+
+
+def rdiv(input: Tensor, other: Tensor | Number) -> Tensor:
+    """`other / input`."""
+    if hasattr(other, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(other, Tensor)
+        return div(other, input)
+    from tensorlib.ops.powers import reciprocal
+
+    return mul(reciprocal(input), other)
+
+
+def _rounded_div(input: Any, other: Any, rounding_mode: str, where: str) -> Tensor:
+    if rounding_mode not in ("trunc", "floor"):
+        raise InvalidDivision(
+            where, f"rounding_mode={rounding_mode!r}", "one of None (default), 'trunc', 'floor'"
+        )
+    input, other = pair(*_numbers(where, input, other), where)
+    a, b = input.array, other.array
+    check_dtype(where, a, "iuf", "integers or floating point")
+    _check_divisor(where, b)
+    try:
+        if rounding_mode == "floor":
+            output = np.floor_divide(a, b)
+            if a.dtype.kind == "f":
+                output = np.where(b == 0, a / b, output)
+        elif a.dtype.kind == "f":
+            output = np.trunc(a / b)
+        else:
+            output = np.floor_divide(a, b)
+            output = output + ((output < 0) & (output * b != a)).astype(output.dtype)
+    except ValueError:
+        raise differ(where, a, b) from None
+
+    def backward(grad: Array) -> Grads:
+        return np.zeros_like(grad), np.zeros_like(grad)
+
+    backward.__qualname__ = "div"
+    return record(output.astype(a.dtype, copy=False), backward, input, other)
+
+
+def _check_divisor(where: str, b: Array) -> None:
+    if b.dtype.kind in "iu" and not b.all():
+        raise InvalidDivision(where, "ZeroDivisionError: integer division by zero")
+
+
+@takes_out
+def floor_divide(input: Tensor, other: Tensor | Number) -> Tensor:
+    """The quotient rounded down; it passes no gradient."""
+    return wrap(_rounded_div(input, other, "floor", "floor_divide").array)
+
+
+@takes_out
+def remainder(input: Tensor | Number, other: Tensor | Number) -> Tensor:
+    """Python's `%`: the result has the sign of `other`."""
+    x, y = pair(input, other, "remainder")
+    return _modulo(x, y, np.remainder, np.floor, "remainder")
+
+
+@takes_out
+def fmod(input: Tensor, other: Tensor | Number) -> Tensor:
+    """C's remainder: the result has the sign of `input`."""
+    expect_tensor("fmod", "input", input)
+    x, y = pair(input, other, "fmod")
+    return _modulo(x, y, np.fmod, np.trunc, "fmod")
+
+
+def _modulo(x: Tensor, y: Tensor, function: Any, rounded: Any, where: str) -> Tensor:
+    a, b = x.array, y.array
+    check_dtype(where, a, "iuf", "integers or floating point")
+    _check_divisor(where, b)
+    try:
+        output = function(a, b)
+    except ValueError:
+        raise differ(where, a, b) from None
+
+    def backward(grad: Array) -> Grads:
+        return grad, -grad * rounded(a / b)
+
+    backward.__qualname__ = where
+    return record(output, backward, x, y)
+
+
+@takes_out
+def neg(input: Tensor) -> Tensor:
+    """`-input`."""
+    if input.array.dtype.kind == "b":
+        raise DTypeError(
+            "neg", "negation of a bool tensor is not supported", hint="use ~ or logical_not()"
+        )
+
+    def backward(grad: Array) -> Grads:
+        return (-grad,)
+
+    return record(-input.array, backward, input)
+
+
+def positive(input: Tensor) -> Tensor:
+    """`input` itself."""
+    check_dtype("positive", input.array, "iufc", "numbers")
+    return input
+
+
+# -- fused products --------------------------------------------------------------------------------
+
+
+@takes_out
+def lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    """`input + weight * (end - input)`; floating-point or complex tensors of one type."""
+    expect_tensor("lerp", "end", end)
+    a, b = input.array, end.array
+    _same_dtype("lerp", a, end=b)
+    check_dtype("lerp", a, "fc", "floating point")
+    if hasattr(weight, "array"):
+        if TYPE_CHECKING:
+            assert isinstance(weight, Tensor)
+        if weight.array.ndim:
+            _same_dtype("lerp", a, weight=weight.array)
+        weight = astype(weight, a.dtype)
+        w = weight.array
+
+        def backward(grad: Array) -> Grads:
+            return (
+                grad * conjugate(1 - w),
+                grad * conjugate(w),
+                grad * conjugate(b - a),
+            )
+
+        return record(_lerped(a, b, w), backward, input, end, weight)
+    if not isinstance(weight, int | float | complex):
+        raise ArgumentError("lerp", f"weight is {type(weight).__name__}", "a Tensor or a number")
+    part = weight.conjugate()
+
+    def backward_scalar(grad: Array) -> Grads:
+        return grad * (1 - part), grad * part
+
+    output = _lerped(a, b, np.asarray(weight).astype(wide(a).dtype))
+    return record(output, backward_scalar, input, end)
+
+
+def _lerped(a: Array, b: Array, w: Array) -> Any:
+    kind = a.dtype
+    a, b, w = wide(a), wide(b), wide(w)
+    try:
+        gap = b - a
+        return np.where(np.abs(w) < 0.5, a + w * gap, b - gap * (1 - w)).astype(kind, copy=False)
+    except ValueError:
+        raise differ("lerp", a, b) from None
+
+
+def _same_dtype(where: str, first: Array, **others: Array) -> None:
+    for name, array in others.items():
+        if array.dtype != first.dtype:
+            raise DTypeError(
+                where,
+                f"expected dtype {dtypes.of(first.dtype)} for `{name}` but got dtype "
+                f"{dtypes.of(array.dtype)}",
+            )
+
+
+@takes_out
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
+    """`input + value * tensor1 * tensor2`."""
+    x, y, z = _three("addcmul", input, tensor1, tensor2)
+    a, b, c = x.array, y.array, z.array
+    check_dtype("addcmul", a, "iufc", "numbers")
+    factor = np.asarray(value).astype(wide(a).dtype)
+    try:
+        output = (wide(a) + factor * wide(b) * wide(c)).astype(a.dtype, copy=False)
+    except ValueError:
+        raise differ("addcmul", a, b * c) from None
+    scale = value.conjugate()
+
+    def backward(grad: Array) -> Grads:
+        return grad, grad * conjugate(c) * scale, grad * conjugate(b) * scale
+
+    return record(output, backward, x, y, z)
+
+
+@takes_out
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
+    """`input + value * tensor1 / tensor2`; not with two integer tensors."""
+    if all(hasattr(t, "array") and t.array.dtype.kind in "iub" for t in (tensor1, tensor2)):
+        raise DTypeError("addcdiv", "integer division is not supported", "floating-point tensors")
+    x, y, z = _three("addcdiv", input, tensor1, tensor2)
+    a, b, c = x.array, y.array, z.array
+    factor = np.asarray(value).astype(wide(a).dtype)
+    try:
+        output = (wide(a) + factor * wide(b) / wide(c)).astype(a.dtype, copy=False)
+    except ValueError:
+        raise differ("addcdiv", a, b / c) from None
+    scale = value.conjugate()
+
+    def backward(grad: Array) -> Grads:
+        return grad, grad * (scale / conjugate(c)), -grad * (scale * conjugate(b / (c * c)))
+
+    return record(output, backward, x, y, z)
+
+
+def _three(where: str, *tensors: Any) -> tuple[Tensor, ...]:
+    """Three tensors in their common type."""
+    for name, one in zip(("input", "tensor1", "tensor2"), tensors, strict=True):
+        expect_tensor(where, name, one)
+    kinds = {t.array.dtype for t in tensors}
+    if len(kinds) == 1:
+        return tensors
+    common = common_dtype(*(t.array for t in tensors))
+    return tuple(astype(t, common) for t in tensors)
