@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tensorlib.ops.activation import (
     celu,
+    celu_,
     elu,
+    elu_,
     gelu,
     glu,
+    gumbel_softmax,
     hardshrink,
     hardsigmoid,
     hardswish,
     hardtanh,
+    hardtanh_,
     leaky_relu,
+    leaky_relu_,
     log_softmax,
     logsigmoid,
     mish,
     prelu,
     relu6,
+    relu_,
     rrelu,
+    rrelu_,
     selu,
+    selu_,
     sigmoid,
     silu,
     softmax,
@@ -31,6 +39,7 @@ from tensorlib.ops.activation import (
     tanh,
     tanhshrink,
     threshold,
+    threshold_,
 )
 from tensorlib.ops.activation import relu as _relu
 from tensorlib.ops.attention import multi_head_attention_forward, scaled_dot_product_attention
@@ -130,6 +139,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "celu_",
     "channel_shuffle",
     "conv1d",
     "conv2d",
@@ -146,6 +156,7 @@ __all__ = [
     "dropout2d",
     "dropout3d",
     "elu",
+    "elu_",
     "embedding",
     "embedding_bag",
     "fold",
@@ -158,10 +169,12 @@ __all__ = [
     "glu",
     "grid_sample",
     "group_norm",
+    "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "hardtanh_",
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
@@ -170,6 +183,7 @@ __all__ = [
     "l1_loss",
     "layer_norm",
     "leaky_relu",
+    "leaky_relu_",
     "linear",
     "local_response_norm",
     "log_softmax",
@@ -202,8 +216,10 @@ __all__ = [
     "relu_",
     "rms_norm",
     "rrelu",
+    "rrelu_",
     "scaled_dot_product_attention",
     "selu",
+    "selu_",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
@@ -216,6 +232,7 @@ __all__ = [
     "tanh",
     "tanhshrink",
     "threshold",
+    "threshold_",
     "triplet_margin_loss",
     "unfold",
 ]
@@ -223,10 +240,4 @@ __all__ = [
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """`max(input, 0)`; with `inplace` in the memory of `input`."""
-    return input.relu_() if inplace else _relu(input)
-
-
-def relu_(input: Tensor) -> Tensor:
-    """`relu` in place."""
-    result: Any = input.relu_()
-    return result  # type: ignore[no-any-return]
+    return relu_(input) if inplace else _relu(input)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import numpy as np
 
@@ -11,23 +13,49 @@ from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.kernels import softmax as softmax_kernels
 from tensorlib.ops import elementwise
-from tensorlib.ops._common import Array, Grads, astype, dim_index, floating, record, single
+from tensorlib.ops._common import (
+    Array,
+    Grads,
+    astype,
+    check_dtype,
+    conj,
+    dim_index,
+    floating,
+    record,
+    single,
+    wrap,
+)
 from tensorlib.ops.out import takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
+P = ParamSpec("P")
+_SINGLE = np.dtype(np.float32)
 
-def _real(input: Tensor, where: str) -> Array:
-    x: Array = input.array
-    if x.dtype.kind != "f":
-        raise DTypeError(
-            where,
-            f"not implemented for {dtypes.of(x.dtype)}",
-            "floating point",
-            hint="use x.float()",
-        )
-    return x
+
+def _number(input: Tensor, where: str, kinds: str = "f") -> Array:
+    check_dtype(where, input.array, kinds, "floating point" if kinds == "f" else "numbers")
+    array: Array = input.array
+    return array
+
+
+def _widened(input: Tensor, where: str, kinds: str = "f") -> tuple[Tensor, Array, Any]:
+    """`input` and its array in at least float32, and the type the result is to have."""
+    kind = _number(input, where, kinds).dtype
+    input = single(input)
+    return input, input.array, kind
+
+
+def _wide(x: Any) -> Any:
+    """An array (or its stand-in) with half precision widened: a result is saved rounded."""
+    return x.astype(_SINGLE) if x.dtype.char in "eE" else x
+
+
+def _in_place(operation: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    from tensorlib.tensor import store
+
+    return store(input, operation.__name__ + "_", operation, *args, **kwargs)
 
 
 def relu(input: Tensor) -> Tensor:
@@ -43,41 +71,51 @@ def relu(input: Tensor) -> Tensor:
     return record(output, backward, input)
 
 
+@takes_out
 def sigmoid(input: Tensor) -> Tensor:
     """`1 / (1 + exp(-input))`."""
-    x = (input := floating(input)).array
-    output = _sigmoid(x)
+    input = floating(input)
+    output = _sigmoid(input.array)
 
     def backward(grad: Array) -> Grads:
-        return (grad * (output * (1 - output)),)
+        y = _wide(output)
+        return (_wide(grad) * conj(y * (1 - y)),)
 
     return record(output, backward, input)
 
 
 def _sigmoid(x: Any) -> Any:
     """Overflow of exp gives the limit 0; a Tensor's stand-in has its own, without overflow."""
-    return x.sigmoid() if hasattr(x, "sigmoid") else np.reciprocal(1 + np.exp(-x))
+    if hasattr(x, "sigmoid"):
+        return x.sigmoid()
+    return np.reciprocal(1 + np.exp(-_wide(x))).astype(x.dtype, copy=False)
 
 
+@takes_out
 def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent."""
     input = floating(input)
     output = np.tanh(input.array)
 
     def backward(grad: Array) -> Grads:
-        return (grad * (1 - output * output),)
+        y = _wide(output)
+        return (_wide(grad) * conj(1 - y * y),)
 
     return record(output, backward, input)
 
 
-def relu6(input: Tensor) -> Tensor:
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """`min(max(input, 0), 6)`."""
-    return hardtanh(input, 0.0, 6.0)
+    return _in_place(relu6, input) if inplace else hardtanh(input, 0.0, 6.0)
 
 
-def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+def hardtanh(
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
     """`input` limited to [min_val, max_val]."""
-    x = input.array
+    if inplace:
+        return _in_place(hardtanh, input, min_val, max_val)
+    x = _number(input, "hardtanh", "fiu")
     if min_val > max_val:
         raise InvalidValueError("hardtanh", f"min_val {min_val} is larger than max_val {max_val}")
 
@@ -87,96 +125,116 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
     return record(np.clip(x, x.dtype.type(min_val), x.dtype.type(max_val)), backward, input)
 
 
-def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """`input` where positive, `negative_slope * input` elsewhere."""
-    x = _real(input, "leaky_relu")
+    if inplace:
+        return _in_place(leaky_relu, input, negative_slope)
+    input, x, kind = _widened(input, "leaky_relu")
 
     def backward(grad: Array) -> Grads:
         return (np.where(x > 0, grad, grad * negative_slope),)
 
-    return record(np.where(x > 0, x, x * x.dtype.type(negative_slope)), backward, input)
+    output = np.where(x > 0, x, x * x.dtype.type(negative_slope))
+    return astype(record(output, backward, input), kind)
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Leaky ReLU with a learned slope, one for all or one per channel (dimension 1)."""
-    x, w = _real(input, "prelu"), weight.array
+    input, x, kind = _widened(input, "prelu")
+    w = (weight := single(weight)).array
     channels = x.shape[1] if x.ndim > 1 else 1
     if w.size not in (1, channels) or w.ndim > 1:
         raise ShapeError(
             "prelu", f"weight of shape {w.shape} for input {x.shape}", f"1 or {channels} slopes"
         )
-    shape = (-1,) + (1,) * (x.ndim - 2) if w.size > 1 and x.ndim > 1 else ()
-    if not shape:
-        shape = (1,) * x.ndim
+    form = tuple(w.size if i == 1 else 1 for i in range(x.ndim))
 
     def backward(grad: Array) -> Grads:
-        slope = w.reshape(shape)
+        slope = w.reshape(form)
         partial = np.where(x > 0, 0, x * grad)
         axes = tuple(i for i in range(x.ndim) if not (w.size > 1 and i == 1))
         return np.where(x > 0, grad, grad * slope), partial.sum(axes).reshape(w.shape)
 
-    return record(np.where(x > 0, x, x * w.reshape(shape)), backward, input, weight)
+    output = np.where(x > 0, x, x * w.reshape(form))
+    return astype(record(output, backward, input, weight), kind)
 
 
 def rrelu(
-    input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
 ) -> Tensor:
     """Leaky ReLU with a random slope in training, the mean slope otherwise."""
+    if inplace:
+        return _in_place(rrelu, input, lower, upper, training)
+    if lower > upper:
+        raise ShapeError("rrelu", f"lower {lower} is larger than upper {upper}")
     if not training:
         return leaky_relu(input, (lower + upper) / 2)
-    from tensorlib import random
-    from tensorlib.ops._common import wrap
+    x = _number(input, "rrelu")
+    if x.dtype.itemsize < 4:
+        raise DTypeError("rrelu", f"not implemented for {dtypes.of(x.dtype)} in training")
+    # one draw for each element that needs a slope, in double precision, as PyTorch's
+    slope = np.ones(x.shape, x.dtype)
+    low = x <= 0
+    slope[low] = wrap(np.empty(np.count_nonzero(low))).uniform_(lower, upper).array
 
-    slope = wrap(
-        random.default_generator.uniform(input.array.shape, input.array.dtype, lower, upper)
-    )
-    from tensorlib.ops.indexing import where
+    def backward(grad: Array) -> Grads:
+        return (grad * slope,)
 
-    result: Tensor = where(elementwise.gt(input, 0), input, elementwise.mul(input, slope))
-    return result
+    def smooth(grad: Any) -> Grads:
+        return (elementwise.mul(grad, wrap(slope)),)
+
+    return record(x * slope, backward, input, smooth=smooth)
 
 
-def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
+def _exponential(
+    where: str, input: Tensor, alpha: float, scale: float = 1.0, slope: float = 1.0
+) -> Tensor:
+    """`scale * x` where positive, `scale * alpha * (exp(slope * x) - 1)` elsewhere."""
+    input, x, kind = _widened(input, where)
+
+    def backward(grad: Array) -> Grads:
+        curve = grad * (scale * alpha * slope * np.exp(np.minimum(x, 0) * slope))
+        return (np.where(x > 0, grad * scale, curve),)
+
+    backward.__qualname__ = f"{where}.backward"
+    curve = x.dtype.type(scale * alpha) * np.expm1(np.minimum(x, 0) * slope)
+    output = np.where(x > 0, x * x.dtype.type(scale), curve)
+    return astype(record(output, backward, input), kind)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """`input` where positive, `alpha * (exp(input) - 1)` elsewhere."""
-    x = _real(input, "elu")
-
-    def backward(grad: Array) -> Grads:
-        return (np.where(x > 0, grad, grad * (alpha * np.exp(np.minimum(x, 0)))),)
-
-    return record(
-        np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0))), backward, input
-    )
+    return _in_place(elu, input, alpha) if inplace else _exponential("elu", input, alpha)
 
 
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-
-def selu(input: Tensor) -> Tensor:
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """Self-normalising exponential unit."""
-    return elementwise.mul(elu(input, _SELU_ALPHA), _SELU_SCALE)
+    if inplace:
+        return _in_place(selu, input)
+    return _exponential("selu", input, 1.6732632423543772, 1.0507009873554805)
 
 
-def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """`max(0, x) + min(0, alpha * (exp(x / alpha) - 1))`."""
-    x = _real(input, "celu")
-
-    def backward(grad: Array) -> Grads:
-        return (np.where(x > 0, grad, grad * np.exp(np.minimum(x, 0) / alpha)),)
-
-    return record(
-        np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0) / alpha)),
-        backward,
-        input,
-    )
+    if inplace:
+        return _in_place(celu, input, alpha)
+    if alpha == 0:
+        raise ShapeError("celu", "alpha cannot be 0")
+    return _exponential("celu", input, alpha, slope=1 / alpha)
 
 
+@takes_out
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """`x * Phi(x)` with the normal distribution function; "tanh" uses its approximation."""
     from tensorlib.ops.special import erf_array
 
-    x = _real(input, "gelu")
+    input, x, kind = _widened(input, "gelu")
     if approximate == "tanh":
-        return _gelu_tanh(input)
+        return astype(_gelu_tanh(input), kind)
     if approximate != "none":
         raise ShapeError("gelu", f"approximate={approximate!r}", "'none' or 'tanh'")
     half = x.dtype.type(math.sqrt(0.5))
@@ -195,7 +253,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         cdf = 0.5 * (1 + special.erf(x * math.sqrt(0.5)))  # type: ignore[arg-type]  # a Tensor when run again
         return (grad * (cdf + x * (elementwise.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))),)  # type: ignore[arg-type]
 
-    return record(output, backward, input, smooth=smooth)
+    return astype(record(output, backward, input, smooth=smooth), kind)
 
 
 def _gelu_tanh(input: Tensor) -> Tensor:
@@ -206,31 +264,36 @@ def _gelu_tanh(input: Tensor) -> Tensor:
     return elementwise.mul(elementwise.mul(input, 0.5), elementwise.add(tanh(inner), 1))
 
 
-def silu(input: Tensor) -> Tensor:
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """`x * sigmoid(x)`."""
-    x = (input := floating(input)).array
+    if inplace:
+        return _in_place(silu, input)
+    input, x, kind = _widened(input, "silu", "fc")
 
     def backward(grad: Array) -> Grads:
         gate = _sigmoid(x)
-        return (grad * (gate * (1 + x * (1 - gate))),)
+        return (grad * conj(gate * (1 + x * (1 - gate))),)
 
-    return record(x * _sigmoid(x), backward, input)
+    return astype(record(x * _sigmoid(x), backward, input), kind)
 
 
-def mish(input: Tensor) -> Tensor:
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """`x * tanh(softplus(x))`."""
-    x = _real(input, "mish")
+    if inplace:
+        return _in_place(mish, input)
+    input, x, kind = _widened(input, "mish")
 
     def backward(grad: Array) -> Grads:
         t = np.tanh(np.log1p(np.exp(np.minimum(x, 0) - np.maximum(x, 0))) + np.maximum(x, 0))
         return (grad * (t + x * (1 - t * t) * _sigmoid(x)),)
 
-    return record(x * np.tanh(np.logaddexp(x, x.dtype.type(0))), backward, input)
+    return astype(record(x * np.tanh(np.logaddexp(x, x.dtype.type(0))), backward, input), kind)
 
 
+@takes_out
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """`log(1 + exp(beta * x)) / beta`; linear where `beta * x` exceeds `threshold`."""
-    x = _real(input, "softplus")
+    input, x, kind = _widened(input, "softplus")
     scaled = x * x.dtype.type(beta)
     soft = np.where(
         scaled > threshold,
@@ -241,17 +304,19 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     def backward(grad: Array) -> Grads:
         return (grad * np.where(x * beta > threshold, 1, _sigmoid(x * beta)),)
 
-    return record(soft, backward, input)
+    return astype(record(soft, backward, input), kind)
 
 
+@takes_out
 def logsigmoid(input: Tensor) -> Tensor:
     """`log(sigmoid(x))`."""
-    x = _real(input, "logsigmoid")
+    input, x, kind = _widened(input, "logsigmoid")
 
     def backward(grad: Array) -> Grads:
         return (grad * _sigmoid(-x),)
 
-    return record(np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x))), backward, input)
+    output = np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
+    return astype(record(output, backward, input), kind)
 
 
 def softsign(input: Tensor) -> Tensor:
@@ -264,29 +329,34 @@ def tanhshrink(input: Tensor) -> Tensor:
     return elementwise.sub(input, tanh(input))
 
 
-def hardswish(input: Tensor) -> Tensor:
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """`x * relu6(x + 3) / 6`."""
-    x = _real(input, "hardswish")
+    if inplace:
+        return _in_place(hardswish, input)
+    input, x, kind = _widened(input, "hardswish")
 
     def backward(grad: Array) -> Grads:
         return (np.where(x <= -3, 0, np.where(x < 3, grad * (x / 3 + 0.5), grad)),)
 
-    return record(x * np.clip(x + 3, 0, 6) / 6, backward, input)
+    return astype(record(x * np.clip(x + 3, 0, 6) / 6, backward, input), kind)
 
 
-def hardsigmoid(input: Tensor) -> Tensor:
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """`relu6(x + 3) / 6`."""
-    x = _real(input, "hardsigmoid")
+    if inplace:
+        return _in_place(hardsigmoid, input)
+    input, x, kind = _widened(input, "hardsigmoid")
 
     def backward(grad: Array) -> Grads:
         return (grad * ((x > -3) & (x < 3)) / 6,)
 
-    return record(np.clip(x + 3, 0, 6) / 6, backward, input)
+    return astype(record(np.clip(x + 3, 0, 6) / 6, backward, input), kind)
 
 
+@takes_out
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """`x` where |x| exceeds `lambd`, 0 elsewhere."""
-    x = _real(input, "hardshrink")
+    x = _number(input, "hardshrink")
 
     def backward(grad: Array) -> Grads:
         return (grad * (np.abs(x) > lambd),)
@@ -294,9 +364,10 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return record(x * (np.abs(x) > lambd), backward, input)
 
 
+@takes_out
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """`x` moved towards zero by `lambd`."""
-    x = _real(input, "softshrink")
+    input, x, kind = _widened(input, "softshrink")
     if lambd < 0:
         raise ShapeError(
             "softshrink", f"lambda must be greater or equal to 0, but found to be {lambd}"
@@ -305,12 +376,15 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     def backward(grad: Array) -> Grads:
         return (grad * (np.abs(x) > lambd),)
 
-    return record(np.sign(x) * np.maximum(np.abs(x) - x.dtype.type(lambd), 0), backward, input)
+    output = np.sign(x) * np.maximum(np.abs(x) - x.dtype.type(lambd), 0)
+    return astype(record(output, backward, input), kind)
 
 
-def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """`x` where above `threshold`, `value` elsewhere."""
-    x = input.array
+    if inplace:
+        return _in_place(_threshold, input, threshold, value)
+    x = _number(input, "threshold", "fiu")
 
     def backward(grad: Array) -> Grads:
         return (grad * (x > threshold),)
@@ -318,18 +392,21 @@ def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     return record(np.where(x > threshold, x, x.dtype.type(value)), backward, input)
 
 
+_threshold = threshold  # the function's own parameter hides its name
+
+
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """First half along `dim` times the sigmoid of the second."""
     from tensorlib.ops.shape import split
 
-    axis = dim_index(dim, input.array.ndim, "glu")
-    size = input.array.shape[axis] if input.array.ndim else 1
-    if size % 2:
-        raise ShapeError(
-            "glu", f"Halving dimension must be even, but dimension {axis} is size {size}"
-        )
-    a, b = split(input, size // 2, axis)
-    return elementwise.mul(a, sigmoid(b))
+    input, x, kind = _widened(input, "glu")
+    if not x.ndim:
+        raise ShapeError("glu", "does not support 0-dimensional tensors")
+    axis = dim_index(dim, x.ndim, "glu")
+    if x.shape[axis] % 2:
+        raise ShapeError("glu", f"Halving dimension must be even, but {axis} is {x.shape[axis]}")
+    a, b = split(input, x.shape[axis] // 2, axis)
+    return astype(elementwise.mul(a, sigmoid(b)), kind)
 
 
 @takes_out
@@ -352,7 +429,7 @@ def _soft(where: str, input: Tensor, dim: Any, dtype: Any) -> tuple[Any, int, Te
     if dtype is not None:
         input = elementwise.cast(input, dtype)
     axis = dim_index(dim, input.array.ndim, where)
-    kind = _real(input, where).dtype
+    kind = _number(input, where).dtype
     x = (input := single(input)).array
     return (x if x.ndim else x.reshape(1)), axis, input, kind
 
@@ -377,7 +454,46 @@ def softmin(input: Tensor, dim: int | None = None, *, dtype: Any = None) -> Tens
     return softmax(elementwise.neg(input), dim, dtype=dtype)
 
 
+@takes_out
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """`log(x / (1 - x))`, `x` limited to [eps, 1 - eps] if given."""
+    _number(input, "logit", "fiub")
     x = floating(input) if eps is None else elementwise.clamp(floating(input), eps, 1 - eps)
     return elementwise.log(elementwise.div(x, elementwise.rsub(x, 1)))
+
+
+def gumbel_softmax(
+    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
+    """Samples of the Gumbel-softmax distribution (E. Jang et al., 2016); `hard` gives one-hot
+    vectors with the gradient of the soft ones. `eps` has no effect, as in PyTorch.
+    """
+    _number(logits, "gumbel_softmax")
+    if eps != 1e-10:
+        warnings.warn("`eps` parameter is deprecated and has no effect.", stacklevel=2)
+    drawn = wrap(np.empty_like(logits.array)).exponential_()
+    noisy = elementwise.add(logits, wrap(-np.log(drawn.array)))
+    soft = softmax(elementwise.div(noisy, tau), dim)
+    if not hard:
+        return soft
+    axis = dim_index(dim, soft.array.ndim, "gumbel_softmax")
+    values = np.atleast_1d(soft.array)
+    one_hot = np.zeros_like(values)
+    np.put_along_axis(one_hot, np.expand_dims(values.argmax(axis), axis), 1, axis)
+    return elementwise.add(wrap(one_hot.reshape(soft.array.shape) - soft.array), soft)
+
+
+def _twin(
+    operation: Callable[Concatenate[Tensor, P], Tensor],
+) -> Callable[Concatenate[Tensor, P], Tensor]:
+    def twin(input: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return _in_place(operation, input, *args, **kwargs)
+
+    twin.__name__ = twin.__qualname__ = operation.__name__ + "_"
+    twin.__doc__ = f"`{operation.__name__}` in place."
+    return twin
+
+
+relu_, elu_, selu_, celu_ = _twin(relu), _twin(elu), _twin(selu), _twin(celu)
+hardtanh_, leaky_relu_, rrelu_ = _twin(hardtanh), _twin(leaky_relu), _twin(rrelu)
+threshold_ = _twin(threshold)

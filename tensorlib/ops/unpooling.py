@@ -210,8 +210,6 @@ def _fractional(
     samples: Tensor | None,
     spatial: int,
 ) -> tuple[Tensor, Tensor]:
-    from tensorlib.creation import rand
-
     x = input.array
     if output_size is None and output_ratio is None:
         raise InvalidValueError(
@@ -241,7 +239,7 @@ def _fractional(
     channels = x.shape[-spatial - 1]
     batch = x.shape[0] if x.ndim == spatial + 2 else 1
     if samples is None:
-        samples = rand(batch, channels, spatial, dtype=input.dtype)
+        samples = wrap(np.empty((batch, channels, spatial), x.dtype)).uniform_()
     drawn = samples.array
     if drawn.shape != (batch, channels, spatial) or drawn.dtype != x.dtype:
         raise ShapeError(
