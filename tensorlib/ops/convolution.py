@@ -19,6 +19,7 @@ from tensorlib.kernels.convolution import (
 )
 from tensorlib.ops import elementwise, shape
 from tensorlib.ops._common import Array, Grads, astype, check_dtype, conj, record, single
+from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -376,6 +377,7 @@ def _transposed(
     return astype(result, x.dtype)
 
 
+@accepts("fcb")
 def unfold(
     input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Tensor:
@@ -421,6 +423,7 @@ def unfold(
     )
 
 
+@accepts("fc")
 def fold(
     input: Tensor,
     output_size: Any,

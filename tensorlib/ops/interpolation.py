@@ -13,7 +13,8 @@ import numpy as np
 
 from tensorlib.errors import InvalidValueError, ShapeError, UnsupportedError
 from tensorlib.ops import elementwise, indexing, linalg, shape
-from tensorlib.ops._common import Array, wrap
+from tensorlib.ops._common import Array, not_for, wrap
+from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -26,6 +27,7 @@ class InvalidMode(InvalidValueError, NotImplementedError):
     """A mode that does not go with the number of dimensions."""
 
 
+@accepts("fu")
 def interpolate(
     input: Tensor,
     size: Any = None,
@@ -67,6 +69,15 @@ def interpolate(
 
         return _adaptive_average("interpolate", input, sizes, count)
     result = input
+    if input.array.dtype.kind == "u" and mode in _SPATIAL:
+        if count != 2:
+            raise not_for("interpolate", input.array, f"floating point for mode={mode!r}")
+        pixels = input.array
+        for axis in (3, 2):
+            n, m, scale = lengths[axis - 2], sizes[axis - 2], scales[axis - 2]
+            matrix = _resampling(n, m, scale, mode == "bicubic", bool(align_corners), antialias)
+            pixels = _fixed_point(pixels, matrix, axis)
+        return wrap(pixels)
     for axis, (n, m, scale) in enumerate(zip(lengths, sizes, scales, strict=True), start=2):
         if mode in _NEAREST:
             step = np.float32(scale if scale is not None else n / m)
@@ -79,6 +90,18 @@ def interpolate(
             moved = linalg.matmul(shape.movedim(result, axis, -1), columns)
             result = shape.movedim(moved, -1, axis)
     return shape.clone(result) if result is input else result
+
+
+def _fixed_point(pixels: Array, matrix: Array, axis: int) -> Array:
+    """One pass over uint8 pixels with int16 weights and rounding, as PyTorch (after Pillow)."""
+    largest = matrix.max()
+    bits = 0
+    while bits < 22 and int(0.5 + largest * (1 << (bits + 1))) < 1 << 15:
+        bits += 1
+    scaled = matrix * (1 << bits)
+    weights = np.where(scaled < 0, scaled - 0.5, scaled + 0.5).astype(np.int64)
+    total = np.moveaxis(pixels, axis, -1).astype(np.int64) @ weights.T + (1 << (bits - 1))
+    return np.moveaxis(np.clip(total >> bits, 0, 255).astype(np.uint8), -1, axis)
 
 
 def _targets(
@@ -194,6 +217,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     return shape.reshape(places, (theta.array.shape[0], *lengths, count))
 
 
+@accepts("f")
 def grid_sample(
     input: Tensor,
     grid: Tensor,

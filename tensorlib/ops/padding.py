@@ -9,7 +9,7 @@ import numpy as np
 
 from tensorlib.errors import ShapeError, UnsupportedError
 from tensorlib.ops import shape as shapes
-from tensorlib.ops._common import Array, Grads, record
+from tensorlib.ops._common import Array, Grads, check_dtype, record
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -46,7 +46,10 @@ def pad(
             f"mode {mode!r} with {len(pad) // 2} padded dimensions of {x.ndim}",
             "all but the first one or two",
         )
+    check_dtype("pad", x, "fciub" if mode == "circular" else "fciu", "numbers")
     for axis, (before, after) in enumerate(sides):
+        if not (before or after):
+            continue
         n = x.shape[axis]
         limit = n - 1 if mode == "reflect" else n
         if mode != "replicate" and max(before, after) > limit:
@@ -55,8 +58,7 @@ def pad(
                 f"Padding size should be less than the corresponding input dimension: ({before}, "
                 f"{after}) at dimension {axis} of input {x.shape}",
             )
-        if before or after:
-            input = _pad_axis(input, axis, before, after, mode)
+        input = _pad_axis(input, axis, before, after, mode)
     return input
 
 
@@ -106,10 +108,13 @@ def _pad_axis(input: Tensor, axis: int, before: int, after: int, mode: str) -> T
     from tensorlib.ops._common import wrap
     from tensorlib.ops.indexing import index_select
 
-    n = input.array.shape[axis]
     kind: Any = _MODES[mode]
-    grown = np.pad(np.arange(n), (max(before, 0), max(after, 0)), kind)
-    order = grown[max(-before, 0) : len(grown) - max(-after, 0)]
+    order = np.arange(input.array.shape[axis])
+    cut = slice(max(-before, 0), len(order) + max(before, 0) + max(after, 0) - max(-after, 0))
+    if mode == "circular":  # what is left is what goes round
+        order = order[max(-before, 0) : len(order) - max(-after, 0)]
+        cut = slice(None)
+    order = np.pad(order, (max(before, 0), max(after, 0)), kind)[cut]
     return index_select(input, axis, wrap(order))
 
 
