@@ -1066,6 +1066,7 @@ class Tensor:
     clip_ = clamp_
     nan_to_num_, erf_, erfinv_ = _inplace(nan_to_num), _inplace(erf), _inplace(erfinv)
     relu_, sigmoid_ = _inplace(relu), _inplace(sigmoid)
+    logit_ = _inplace(logit)
     eq_, ne_, lt_ = _inplace(eq), _inplace(ne), _inplace(lt)
     le_, gt_, ge_ = _inplace(le), _inplace(gt), _inplace(ge)
     logical_and_, logical_or_ = _inplace(logical_and), _inplace(logical_or)
