@@ -132,8 +132,7 @@ def _check(where: str, out: Any, value: Any, exact: bool) -> None:
 def expect_distinct(where: str, array: Any) -> None:
     """Refuse to write to memory in which one place is several elements (an expanded tensor)."""
     if 0 in array.strides and any(
-        s == 0 and n > 1 and array.size
-        for s, n in zip(array.strides, array.shape, strict=True)
+        s == 0 and n > 1 and array.size for s, n in zip(array.strides, array.shape, strict=True)
     ):
         raise ShapeError(
             where,
