@@ -43,6 +43,13 @@ from tensorlib.ops.activation import (
 )
 from tensorlib.ops.activation import relu as _relu
 from tensorlib.ops.attention import multi_head_attention_forward, scaled_dot_product_attention
+from tensorlib.ops.classification import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    linear_cross_entropy,
+    nll_loss,
+)
 from tensorlib.ops.convolution import (
     conv1d,
     conv2d,
@@ -65,24 +72,24 @@ from tensorlib.ops.embedding import (
 from tensorlib.ops.interpolation import affine_grid, grid_sample, interpolate
 from tensorlib.ops.linalg import bilinear, linear, normalize
 from tensorlib.ops.loss import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    cosine_embedding_loss,
-    cross_entropy,
     gaussian_nll_loss,
-    hinge_embedding_loss,
     huber_loss,
     kl_div,
     l1_loss,
-    margin_ranking_loss,
     mse_loss,
-    multi_margin_loss,
-    multilabel_soft_margin_loss,
-    nll_loss,
     poisson_nll_loss,
     smooth_l1_loss,
+)
+from tensorlib.ops.margins import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
     soft_margin_loss,
     triplet_margin_loss,
+    triplet_margin_with_distance_loss,
 )
 from tensorlib.ops.normalization import (
     batch_norm,
@@ -185,6 +192,7 @@ __all__ = [
     "leaky_relu",
     "leaky_relu_",
     "linear",
+    "linear_cross_entropy",
     "local_response_norm",
     "log_softmax",
     "logsigmoid",
@@ -201,6 +209,7 @@ __all__ = [
     "mse_loss",
     "multi_head_attention_forward",
     "multi_margin_loss",
+    "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
     "normalize",
@@ -234,6 +243,7 @@ __all__ = [
     "threshold",
     "threshold_",
     "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
     "unfold",
 ]
 
