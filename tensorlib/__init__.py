@@ -6,7 +6,7 @@ from builtins import bool as _pybool
 from builtins import int as _pyint
 from typing import TYPE_CHECKING, Any
 
-from tensorlib import autograd, creation, dtypes, linalg, random
+from tensorlib import autograd, creation, dtypes, interop, linalg, random
 from tensorlib.autograd import (
     enable_grad,
     inference_mode,
@@ -16,45 +16,33 @@ from tensorlib.autograd import (
     set_grad_enabled,
 )
 from tensorlib.creation import (
-    arange,
-    as_tensor,
-    asarray,
-    bernoulli,
-    complex,
     empty,
     empty_like,
-    eye,
-    from_numpy,
-    frombuffer,
+    empty_permuted,
+    empty_strided,
     full,
     full_like,
-    linspace,
-    logspace,
-    multinomial,
-    normal,
     ones,
     ones_like,
-    rand,
-    rand_like,
-    randint,
-    randint_like,
-    randn,
-    randn_like,
-    randperm,
     zeros,
     zeros_like,
 )
 from tensorlib.device import (
     device,
+    get_default_device,
     get_num_threads,
+    set_default_device,
     set_num_threads,
 )
 from tensorlib.dtypes import (
     bool,
     cdouble,
     cfloat,
+    channels_last,
+    channels_last_3d,
     complex64,
     complex128,
+    contiguous_format,
     double,
     dtype,
     finfo,
@@ -70,14 +58,24 @@ from tensorlib.dtypes import (
     int16,
     int32,
     int64,
+    layout,
     long,
+    memory_format,
+    preserve_format,
     promote_types,
     set_default_dtype,
     short,
+    strided,
     uint8,
     uint16,
     uint32,
     uint64,
+)
+from tensorlib.interop import (
+    as_tensor,
+    asarray,
+    from_numpy,
+    frombuffer,
 )
 from tensorlib.ops._common import (
     Number,
@@ -96,6 +94,7 @@ from tensorlib.ops.activation import (
     tanh,
     threshold,
 )
+from tensorlib.ops.contraction import chain_matmul, einsum, inner, kron, tensordot
 from tensorlib.ops.convolution import (
     conv1d,
     conv2d,
@@ -104,6 +103,9 @@ from tensorlib.ops.convolution import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from tensorlib.ops.decomposition import legacy_cholesky as cholesky
+from tensorlib.ops.decomposition import legacy_qr as qr
+from tensorlib.ops.decomposition import legacy_svd as svd
 from tensorlib.ops.dropout import (
     dropout,
 )
@@ -200,6 +202,7 @@ from tensorlib.ops.embedding import (
     embedding_bag,
     pairwise_distance,
 )
+from tensorlib.ops.householder import geqrf, orgqr, ormqr
 from tensorlib.ops.indexing import (
     argwhere,
     bucketize,
@@ -230,30 +233,29 @@ from tensorlib.ops.linalg import (
     addr,
     baddbmm,
     bmm,
-    cdist,
-    cholesky,
     cross,
-    det,
-    dist,
     dot,
-    einsum,
     ger,
-    inner,
-    kron,
-    logdet,
     matmul,
-    matrix_exp,
-    matrix_power,
     mm,
     mv,
-    norm,
     outer,
-    qr,
-    slogdet,
-    svd,
-    tensordot,
     trace,
     vdot,
+)
+from tensorlib.ops.lu import legacy_lu as lu
+from tensorlib.ops.lu import legacy_lu_solve as lu_solve
+from tensorlib.ops.lu import lu_unpack
+from tensorlib.ops.matrix_functions import det, logdet, matrix_exp, matrix_power, vander
+from tensorlib.ops.matrix_functions import legacy_slogdet as slogdet
+from tensorlib.ops.norm import (
+    cdist,
+    dist,
+    frobenius_norm,
+    norm,
+    nuclear_norm,
+    pdist,
+    renorm,
 )
 from tensorlib.ops.normalization import (
     batch_norm,
@@ -274,6 +276,7 @@ from tensorlib.ops.pooling import (
     max_pool1d,
     max_pool2d,
 )
+from tensorlib.ops.pseudoinverse import pinverse
 from tensorlib.ops.recurrent import (
     gru,
     gru_cell,
@@ -322,6 +325,20 @@ from tensorlib.ops.reduction import (
     unique_consecutive,
     var,
     var_mean,
+)
+from tensorlib.ops.sampling import (
+    bernoulli,
+    binomial,
+    multinomial,
+    normal,
+    poisson,
+    rand,
+    rand_like,
+    randint,
+    randint_like,
+    randn,
+    randn_like,
+    randperm,
 )
 from tensorlib.ops.shape import (
     as_strided,
@@ -375,6 +392,7 @@ from tensorlib.ops.shape import (
     unsqueeze,
     vstack,
 )
+from tensorlib.ops.solver import cholesky_inverse, cholesky_solve, inverse, triangular_solve
 from tensorlib.ops.special import (
     digamma,
     erf,
@@ -399,6 +417,15 @@ from tensorlib.random import (
     seed,
     set_rng_state,
 )
+from tensorlib.spaced import (
+    arange,
+    complex,
+    eye,
+    linspace,
+    logspace,
+    polar,
+    range,
+)
 from tensorlib.tensor import (
     Size,
     Tensor,
@@ -406,7 +433,7 @@ from tensorlib.tensor import (
 
 __version__ = "0.1.0"
 
-tensor = creation.tensor  # after the submodule of that name was loaded
+tensor = interop.tensor  # after the submodule of that name was loaded
 absolute = abs
 arccos = acos
 arccosh = acosh
@@ -428,12 +455,6 @@ not_equal = ne
 subtract = sub
 true_divide = div
 inf, nan, pi, e = _math.inf, _math.nan, _math.pi, _math.e
-strided, contiguous_format, channels_last, preserve_format = (
-    "strided",
-    "contiguous_format",
-    "channels_last",
-    "preserve_format",
-)
 
 
 def is_tensor(obj: object) -> _pybool:
@@ -550,6 +571,7 @@ __all__ = [
     "batch_norm",
     "bernoulli",
     "bincount",
+    "binomial",
     "bitwise_and",
     "bitwise_left_shift",
     "bitwise_not",
@@ -571,9 +593,13 @@ __all__ = [
     "ceil",
     "celu",
     "cfloat",
+    "chain_matmul",
     "channel_shuffle",
     "channels_last",
+    "channels_last_3d",
     "cholesky",
+    "cholesky_inverse",
+    "cholesky_solve",
     "chunk",
     "clamp",
     "clamp_max",
@@ -625,6 +651,8 @@ __all__ = [
     "embedding_bag",
     "empty",
     "empty_like",
+    "empty_permuted",
+    "empty_strided",
     "enable_grad",
     "eq",
     "equal",
@@ -652,13 +680,16 @@ __all__ = [
     "fmod",
     "fork_rng",
     "frac",
+    "frobenius_norm",
     "from_numpy",
     "frombuffer",
     "full",
     "full_like",
     "gather",
     "ge",
+    "geqrf",
     "ger",
+    "get_default_device",
     "get_default_dtype",
     "get_num_threads",
     "get_rng_state",
@@ -690,6 +721,7 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "inverse",
     "is_complex",
     "is_floating_point",
     "is_grad_enabled",
@@ -704,6 +736,7 @@ __all__ = [
     "kron",
     "kthvalue",
     "layer_norm",
+    "layout",
     "le",
     "lerp",
     "less",
@@ -732,6 +765,9 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "lt",
+    "lu",
+    "lu_solve",
+    "lu_unpack",
     "manual_seed",
     "masked_fill",
     "masked_scatter",
@@ -745,6 +781,7 @@ __all__ = [
     "maximum",
     "mean",
     "median",
+    "memory_format",
     "meshgrid",
     "min",
     "minimum",
@@ -772,16 +809,23 @@ __all__ = [
     "norm",
     "normal",
     "not_equal",
+    "nuclear_norm",
     "numel",
     "ones",
     "ones_like",
     "optim",
+    "orgqr",
+    "ormqr",
     "outer",
     "pairwise_distance",
+    "pdist",
     "permute",
     "pi",
+    "pinverse",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "poisson",
+    "polar",
     "positive",
     "pow",
     "prelu",
@@ -798,11 +842,13 @@ __all__ = [
     "randn_like",
     "random",
     "randperm",
+    "range",
     "ravel",
     "real",
     "reciprocal",
     "relu",
     "remainder",
+    "renorm",
     "repeat_interleave",
     "reshape",
     "result_type",
@@ -827,6 +873,7 @@ __all__ = [
     "select",
     "selu",
     "serialization",
+    "set_default_device",
     "set_default_dtype",
     "set_grad_enabled",
     "set_num_threads",
@@ -871,6 +918,7 @@ __all__ = [
     "topk",
     "trace",
     "transpose",
+    "triangular_solve",
     "tril",
     "tril_indices",
     "triu",
@@ -887,6 +935,7 @@ __all__ = [
     "unique_consecutive",
     "unsqueeze",
     "utils",
+    "vander",
     "var",
     "var_mean",
     "vdot",

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
 
-from tensorlib import creation, dtypes, printing, random
+from tensorlib import creation, dtypes, printing
 from tensorlib.autograd import engine, tape
 from tensorlib.autograd.tape import Handle, bump, check_inplace, mode, record, wrap
 from tensorlib.device import address, device_of, move, to_host
@@ -28,7 +28,24 @@ from tensorlib.errors import (
     ShapeError,
     UnsupportedError,
 )
-from tensorlib.ops import activation, elementwise, indexing, linalg, reduction, special
+from tensorlib.ops import (
+    activation,
+    contraction,
+    decomposition,
+    draws,
+    elementwise,
+    householder,
+    indexing,
+    linalg,
+    matrix_functions,
+    pseudoinverse,
+    reduction,
+    sampling,
+    solver,
+    special,
+)
+from tensorlib.ops import lu as triangular
+from tensorlib.ops import norm as norms
 from tensorlib.ops import shape as shapes
 from tensorlib.ops._common import Array, Grads, astype, dim_index
 from tensorlib.ops.out import direct, expect_distinct
@@ -860,69 +877,13 @@ class Tensor:
         shapes.diagonal(self).fill_(fill_value)
         return self
 
-    def _draw(self, where: str, values: Callable[[], Any]) -> Tensor:
-        check_inplace(self, where)
-        if mode.grad and self.requires_grad:
-            return store(self, where, _copy, wrap(values().astype(self.array.dtype)))
-        np.copyto(self.array, values(), casting="unsafe")
-        bump(self)
-        return self
-
-    def uniform_(self, from_: _float = 0, to: _float = 1, *, generator: Any = None) -> Tensor:
-        """Uniform numbers in [from, to)."""
-        if from_ > to:
-            raise ShapeError(
-                "uniform_",
-                f"expects to return a [from, to) range, but found from={from_} > to={to}",
-            )
-        a = self.array
-        return self._draw(
-            "uniform_", lambda: random.pick(generator).uniform(a.shape, a.dtype, from_, to)
-        )
-
-    def normal_(self, mean: _float = 0, std: _float = 1, *, generator: Any = None) -> Tensor:
-        """Normal numbers."""
-        if std < 0:
-            raise ShapeError("normal_", f"expects std >= 0.0, but found std {std}")
-        a = self.array
-        return self._draw(
-            "normal_", lambda: random.pick(generator).normal(a.shape, a.dtype, mean, std)
-        )
-
-    def exponential_(self, lambd: _float = 1, *, generator: Any = None) -> Tensor:
-        """Exponential numbers of rate `lambd`."""
-        if lambd <= 0:
-            raise ShapeError("exponential_", f"expects lambda > 0.0, but found lambda={lambd}")
-        a = self.array
-        return self._draw(
-            "exponential_", lambda: random.pick(generator).exponential(a.shape, a.dtype, lambd)
-        )
-
-    def random_(self, from_: _int = 0, to: _int | None = None, *, generator: Any = None) -> Tensor:
-        """Integers in [from, to); `random_(to)` starts at 0; without limits all the type holds
-        exactly.
-        """
-        a = self.array
-        if to is None:
-            limit = (
-                (np.iinfo(a.dtype).max + 1)
-                if a.dtype.kind in "iu"
-                else (1 << (np.finfo(a.dtype).nmant + 1)) + 1
-            )
-            from_, to = (0, from_) if from_ else (0, limit)
-        low, high = from_, to
-        return self._draw("random_", lambda: random.pick(generator).integers(low, high, a.shape))
-
-    def bernoulli_(self, p: Any = 0.5, *, generator: Any = None) -> Tensor:
-        """Ones with probability `p` (a number or a tensor)."""
-        a = self.array
-        chance = p.array if isinstance(p, Tensor) else p
-        return self._draw(
-            "bernoulli_", lambda: random.pick(generator).bernoulli(a.shape, chance, a.dtype)
-        )
-
     # -- aliases of operations ---------------------------------------------------------------------
     # fmt: off
+
+    uniform_, normal_, exponential_ = draws.uniform_, draws.normal_, draws.exponential_
+    cauchy_, log_normal_, geometric_ = draws.cauchy_, draws.log_normal_, draws.geometric_
+    random_, bernoulli_ = draws.random_, draws.bernoulli_
+    bernoulli, multinomial = direct(sampling.bernoulli), direct(sampling.multinomial)
 
     add = __add__ = __radd__ = elementwise.add
     sub = subtract = __sub__ = elementwise.sub
@@ -1037,15 +998,22 @@ class Tensor:
 
     matmul = __matmul__ = linalg.matmul
     mm, bmm, mv = linalg.mm, linalg.bmm, linalg.mv
-    dot, vdot, inner = linalg.dot, linalg.vdot, linalg.inner
+    dot, vdot, inner = linalg.dot, linalg.vdot, contraction.inner
     outer = ger = linalg.outer
     addmm, addmv, addr = linalg.addmm, linalg.addmv, linalg.addr
-    baddbmm, addbmm, kron = linalg.baddbmm, linalg.addbmm, linalg.kron
-    cross, trace, norm, dist = linalg.cross, linalg.trace, linalg.norm, linalg.dist
-    inverse, det, logdet, slogdet = linalg.inv, linalg.det, linalg.logdet, linalg.slogdet
-    cholesky, qr, matrix_power, matrix_exp, pinverse = (
-        linalg.cholesky, linalg.qr, linalg.matrix_power, linalg.matrix_exp, linalg.pinv
+    baddbmm, addbmm, kron = linalg.baddbmm, linalg.addbmm, contraction.kron
+    cross, trace, norm = linalg.cross, linalg.trace, norms.norm
+    dist, renorm = norms.dist, norms.renorm
+    inverse, det, logdet = solver.inverse, matrix_functions.det, matrix_functions.logdet
+    slogdet = matrix_functions.legacy_slogdet
+    matrix_power, matrix_exp = matrix_functions.matrix_power, matrix_functions.matrix_exp
+    cholesky, qr, svd = (
+        decomposition.legacy_cholesky, decomposition.legacy_qr, decomposition.legacy_svd
     )
+    cholesky_solve, cholesky_inverse = solver.cholesky_solve, solver.cholesky_inverse
+    triangular_solve, pinverse = solver.triangular_solve, pseudoinverse.pinverse
+    geqrf, orgqr, ormqr = householder.geqrf, householder.orgqr, householder.ormqr
+    lu, lu_solve = triangular.legacy_lu, triangular.legacy_lu_solve
 
     add_, sub_ = _inplace(elementwise.add, np.add), _inplace(elementwise.sub, np.subtract)
     mul_, div_ = _inplace(elementwise.mul, np.multiply), _inplace(elementwise.div, np.true_divide)
@@ -1083,7 +1051,8 @@ class Tensor:
     scatter_, scatter_add_ = _inplace(scatter), _inplace(scatter_add)
     scatter_reduce_ = _inplace(scatter_reduce)
     addmm_, addmv_ = _inplace(addmm), _inplace(addmv)
-    addr_, baddbmm_ = _inplace(addr), _inplace(baddbmm)
+    addr_, baddbmm_, addbmm_ = _inplace(addr), _inplace(baddbmm), _inplace(addbmm)
+    renorm_ = _inplace(renorm)
 
     __iadd__, __isub__, __imul__, __itruediv__ = add_, sub_, mul_, div_
     __ifloordiv__, __imod__, __ipow__ = floor_divide_, remainder_, pow_
@@ -1114,16 +1083,6 @@ class Tensor:
         """`self` where `condition` is true, `other` elsewhere."""
         found: Tensor = indexing.where(condition, self, other)
         return found
-
-    def bernoulli(self, p: _float | None = None, *, generator: Any = None) -> Tensor:
-        """Ones with the probabilities in this tensor."""
-        return creation.bernoulli(self, p, generator=generator)
-
-    def multinomial(
-        self, num_samples: _int, replacement: _bool = False, *, generator: Any = None
-    ) -> Tensor:
-        """Indices drawn with these weights."""
-        return creation.multinomial(self, num_samples, replacement, generator=generator)
 
     @property
     def T(self) -> Tensor:

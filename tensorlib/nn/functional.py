@@ -61,7 +61,14 @@ from tensorlib.ops.convolution import (
     unfold,
 )
 from tensorlib.ops.ctc import ctc_loss
-from tensorlib.ops.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d
+from tensorlib.ops.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
 from tensorlib.ops.embedding import (
     cosine_similarity,
     embedding,
@@ -70,7 +77,7 @@ from tensorlib.ops.embedding import (
     pairwise_distance,
 )
 from tensorlib.ops.interpolation import affine_grid, grid_sample, interpolate
-from tensorlib.ops.linalg import bilinear, linear, normalize
+from tensorlib.ops.linalg import bilinear, linear
 from tensorlib.ops.loss import (
     gaussian_nll_loss,
     huber_loss,
@@ -91,6 +98,7 @@ from tensorlib.ops.margins import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
+from tensorlib.ops.norm import normalize, pdist
 from tensorlib.ops.normalization import (
     batch_norm,
     group_norm,
@@ -166,6 +174,7 @@ __all__ = [
     "elu_",
     "embedding",
     "embedding_bag",
+    "feature_alpha_dropout",
     "fold",
     "fractional_max_pool2d",
     "fractional_max_pool2d_with_indices",
@@ -216,6 +225,7 @@ __all__ = [
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",

@@ -189,7 +189,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 @accepts("f")
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Cosine of the angle between vectors along `dim`."""
-    from tensorlib.ops.linalg import vector_norm
+    from tensorlib.ops.norm import vector_norm
 
     size = broadcast_shapes(x1.array.shape, x2.array.shape)
     x1, x2 = broadcast_to(x1, size), broadcast_to(x2, size)
@@ -203,6 +203,6 @@ def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
     """Norm of `x1 - x2 + eps` over the last dimension."""
-    from tensorlib.ops.linalg import vector_norm
+    from tensorlib.ops.norm import vector_norm
 
     return vector_norm(elementwise.add(elementwise.sub(x1, x2), eps), p, -1, keepdim)
