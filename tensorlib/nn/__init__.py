@@ -31,6 +31,9 @@ from tensorlib.nn.activation import (
     Tanhshrink,
     Threshold,
 )
+from tensorlib.nn.attention import (
+    MultiheadAttention,
+)
 from tensorlib.nn.container import (
     ModuleDict,
     ModuleList,
@@ -159,6 +162,13 @@ from tensorlib.nn.recurrent import (
 from tensorlib.nn.sparse import (
     Embedding,
 )
+from tensorlib.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "CELU",
@@ -245,6 +255,7 @@ __all__ = [
     "ModuleList",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "PairwiseDistance",
@@ -281,6 +292,11 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Unflatten",
     "Unfold",
