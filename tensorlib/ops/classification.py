@@ -13,7 +13,7 @@ from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, Shap
 from tensorlib.kernels import softmax as kernels
 from tensorlib.ops import activation, elementwise, shape
 from tensorlib.ops import reduction as reductions
-from tensorlib.ops._common import Array, Grads, record
+from tensorlib.ops._common import Array, Grads, astype, record, single
 from tensorlib.ops.loss import _legacy, _reduce
 from tensorlib.ops.types import accepts
 
@@ -227,12 +227,18 @@ def linear_cross_entropy(
     options: Any = None,
 ) -> Tensor:
     """`cross_entropy` of the logits `linear(input, linear_weight, linear_bias)`: input [N, F] or
-    [F], weight [C, ..., F], bias [C, ...], target [N, ...]. `options` (how PyTorch would cut the
-    batch to save memory) does not change the result and has no effect.
+    [F], weight [C, ..., F], bias [C, ...], target [N, ...]. Of `options` (how PyTorch cuts the
+    batch to save memory) only the type remains: with any, half precision computes in float32.
     """
     from tensorlib.ops.linalg import linear
 
     where = "linear_cross_entropy"
+    kind = input.array.dtype
+    if options is not None:
+        if not input.dtype.is_floating_point:
+            raise InvalidValueError(where, f"acc_dtype {input.dtype}", "floating point")
+        input, linear_weight = single(input), single(linear_weight)
+        linear_bias, weight = single(linear_bias), single(weight)
     size, form = input.array.shape, linear_weight.array.shape
     if len(size) not in (1, 2):
         raise ShapeError(where, f"input with {len(size)} dimensions", "1 or 2")
@@ -253,7 +259,7 @@ def linear_cross_entropy(
         )
     rows = shape.reshape(linear_weight, (-1, form[-1]))
     bias = None if linear_bias is None else shape.reshape(linear_bias, (-1,))
-    return cross_entropy(
+    loss = cross_entropy(
         shape.reshape(linear(input, rows, bias), logits_shape),
         target,
         weight=weight,
@@ -261,6 +267,7 @@ def linear_cross_entropy(
         ignore_index=-100 if ignore_index is None else ignore_index,
         label_smoothing=label_smoothing,
     )
+    return astype(loss, kind)
 
 
 def _probabilities(

@@ -13,7 +13,7 @@ from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.ops import elementwise, shape
 from tensorlib.ops import reduction as reductions
-from tensorlib.ops._common import wrap
+from tensorlib.ops._common import choice, wrap
 from tensorlib.ops.classification import binary_cross_entropy_with_logits
 from tensorlib.ops.loss import _legacy, _reduce
 from tensorlib.ops.types import accepts
@@ -276,6 +276,8 @@ def multilabel_margin_loss(
     from tensorlib.ops.indexing import gather
 
     where = "multilabel_margin_loss"
+    reduction = _legacy(size_average, reduce, reduction)
+    choice(where, "reduction", reduction, ("mean", "sum", "none"))
     size, t = input.array.shape, target.array
     if len(size) > 2 or (len(size) and not size[-1]):
         raise ShapeError(where, f"input has shape {size}", "[C] or [N, C], C > 0")
@@ -299,4 +301,4 @@ def multilabel_margin_loss(
     loss = elementwise.div(reductions.sum(loss, (1, 2)), count)
     if len(size) < 2:
         loss = shape.reshape(loss, ())
-    return _reduce(loss, _legacy(size_average, reduce, reduction), where)
+    return _reduce(loss, reduction, where)

@@ -113,6 +113,11 @@ def back(value: Any) -> torch.Tensor:
 
 def function(value: Callable[..., Any]) -> Any:
     """Our twin of a function of torch; a test helper is bound to tensorlib in torch's place."""
+    if isinstance(value, torch.nn.Module) and not list(value.parameters()):
+        made = find(f"nn.{type(value).__name__}")()
+        plain = (bool, int, float, str)
+        vars(made).update({k: v for k, v in vars(value).items() if isinstance(v, plain)})
+        return made
     if isinstance(value, functools.partial):
         return functools.partial(
             function(value.func), *map(tree, value.args), **tree(dict(value.keywords))
