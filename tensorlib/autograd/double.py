@@ -10,6 +10,7 @@ operation, never a wrong number.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -70,12 +71,26 @@ def _known(node: Node) -> dict[int, Any]:
         return make
 
     known: dict[int, Any] = {}
-    if node.output_id:
+    if node.outputs > 1 and node.output_id:
+        for place in node.output_id:
+            known[place[0]] = tensor_of(_output(node, place))
+    elif node.output_id:
         known[node.output_id] = tensor_of(node)
     for edge, *_, array_id in node.inputs:
         if array_id and (array_id not in known or edge is not None):
             known[array_id] = tensor_of(edge)
     return known
+
+
+def _output(node: Node, place: list[Any]) -> tape.Output:
+    """The node of one of several outputs: of each there is one at a time, which gathers the
+    gradients.
+    """
+    made: tape.Output | None = place[2]()
+    if made is None:
+        made = tape.Output(node, place[1])
+        place[2] = weakref.ref(made)
+    return made
 
 
 class _Replace:
@@ -170,6 +185,7 @@ class Stand:
     dtype = property(lambda self: self.tensor.array.dtype)
     T = property(lambda self: Stand(self.tensor.T))
     real = property(lambda self: Stand(self.tensor.real))
+    imag = property(lambda self: Stand(self.tensor.imag))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         made = UFUNCS.get(ufunc.__name__)
@@ -348,6 +364,7 @@ def _table() -> tuple[dict[str, Any], dict[str, Any]]:
         ),
         "take": lambda a, i, axis: indexing.index_select(a.tensor, axis, tape.wrap(i)),
         "stack": lambda parts, axis=0: shape.stack([_bare(p) for p in parts], axis),
+        "concatenate": lambda parts, axis=0: shape.cat([_bare(p) for p in parts], axis),
         "pad": _pad,
     }
     return ufuncs, functions

@@ -88,7 +88,7 @@ class Node:
         self.hooks: list[Any] | None = None
         self.label: str | None = None
         self.outputs = 1
-        self.output_id = 0
+        self.output_id: Any = 0  # of several outputs that have a second form: a list of places
         self.output_version: Any = None
         self.smooth: Backward | None = None
 
@@ -285,10 +285,14 @@ def record_outputs(
     if mode.grad and needs_grad(*inputs):
         node = Node(backward, [_describe(t) for t in inputs])
         node.outputs, node.smooth = len(results), smooth
+        places = []
         for index, result in enumerate(results):
             if result.array.dtype.kind in "fc":
-                result._node = Output(node, index)
+                result._node = made = Output(node, index)
                 result._requires_grad = True
+                places.append([id(result.array), index, weakref.ref(made), result._counter])
+        if smooth is not None:
+            node.output_id = places
     return results
 
 
@@ -463,10 +467,10 @@ def sync_view(view: Any) -> None:
         return (buffer,)
 
     def smooth(grad: Any) -> Grads:
-        from tensorlib.ops.shape import _added_at  # the tape needs operations only here
+        from tensorlib.ops.shape import added_at  # the tape needs operations only here
 
         flat = np.arange(base_size).reshape(form[0])
-        return (_added_at(grad, place(_like(form, flat)), form[0]),)
+        return (added_at(grad, place(_like(form, flat)), form[0]),)
 
     base_size = base.array.size
     view._node = Node(as_strided, [_describe(base)])
@@ -516,6 +520,7 @@ def with_cells(function: Any, replace: Callable[[str, Any], Any]) -> Any:
     )
     made.__qualname__ = function.__qualname__
     made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
     return made
 
 
