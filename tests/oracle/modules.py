@@ -34,6 +34,8 @@ class Twins:
         if isinstance(value, torch.nn.utils.rnn.PackedSequence):
             theirs, ours = self(list(value))
             return type(value)(*theirs), tensorlib.nn.utils.rnn.PackedSequence(*ours)
+        if isinstance(value, torch.nn.Module):
+            return value, mirror(value)
         if isinstance(value, torch.Tensor):
             if id(value) not in self.made:
                 leaf = value.detach().clone().requires_grad_(value.requires_grad)
@@ -51,6 +53,23 @@ class Twins:
         """The tensors that want a gradient."""
         kept = [(a, b) for _, a, b in self.made.values() if a.requires_grad]
         return [a for a, _ in kept], [b for _, b in kept]
+
+
+def mirror(module: torch.nn.Module) -> Any:
+    """Our module of the same class with the same settings, parameters and children."""
+    name = type(module).__name__
+    kind = getattr(tensorlib.nn, name, None) or getattr(tensorlib.nn.attention, name)
+    made = object.__new__(kind)
+    tensorlib.nn.Module.__init__(made)
+    known = set(vars(torch.nn.Module()))
+    for name, value in vars(module).items():
+        if name not in known or name == "training":
+            setattr(made, name, convert.tree(value))
+    for name, parameter in module._parameters.items():
+        made.register_parameter(name, convert.tree(parameter))
+    for name, child in module.named_children():
+        made.register_module(name, mirror(child))
+    return made
 
 
 def flat(value: Any) -> list[Any]:
