@@ -6,7 +6,7 @@ from builtins import bool as _pybool
 from builtins import int as _pyint
 from typing import TYPE_CHECKING, Any
 
-from tensorlib import autograd, creation, dtypes, interop, linalg, random
+from tensorlib import autograd, dtypes, interop, linalg, random
 from tensorlib.autograd import (
     enable_grad,
     inference_mode,
@@ -430,6 +430,9 @@ from tensorlib.tensor import (
     Size,
     Tensor,
 )
+from tensorlib.typed import TYPES as _TYPES
+from tensorlib.typed import typename
+from tensorlib.utils.dlpack import from_dlpack, to_dlpack
 
 __version__ = "0.1.0"
 
@@ -507,6 +510,8 @@ def __getattr__(name: str) -> Any:
     """Subpackages and what needs them are imported when first used."""
     import importlib
 
+    if name in _TYPES:
+        return _TYPES[name]
     if name in ("load", "save"):
         return getattr(importlib.import_module("tensorlib.serialization"), name)
     if name in _LAZY:
@@ -681,6 +686,7 @@ __all__ = [
     "fork_rng",
     "frac",
     "frobenius_norm",
+    "from_dlpack",
     "from_numpy",
     "frombuffer",
     "full",
@@ -915,6 +921,7 @@ __all__ = [
     "testing",
     "threshold",
     "tile",
+    "to_dlpack",
     "topk",
     "trace",
     "transpose",
@@ -925,6 +932,7 @@ __all__ = [
     "triu_indices",
     "true_divide",
     "trunc",
+    "typename",
     "uint8",
     "uint16",
     "uint32",

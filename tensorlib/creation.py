@@ -1,4 +1,4 @@
-"""New tensors: from data, filled, counted, random."""
+"""New tensors: filled, counted, spaced. From data: `interop`; random: `ops.sampling`."""
 
 from __future__ import annotations
 
@@ -8,239 +8,364 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib import dtypes, random
+from tensorlib import dtypes
 from tensorlib.autograd.tape import wrap
-from tensorlib.device import device as device_type
-from tensorlib.device import device_of, move, namespace_of
-from tensorlib.errors import ArgumentError, DTypeError, InvalidValueError, ShapeError
-from tensorlib.ops._common import shape_of
+from tensorlib.device import device_of, move, namespace_of, place_of
+from tensorlib.errors import (
+    ArgumentError,
+    ShapeError,
+    UnsupportedError,
+)
+from tensorlib.interop import as_tensor, asarray, from_numpy, frombuffer, tensor
+from tensorlib.ops._common import expect_tensor
 
 if TYPE_CHECKING:
-    from tensorlib.random import Generator
     from tensorlib.tensor import Tensor
 
+__all__ = ["as_tensor", "asarray", "from_numpy", "frombuffer", "tensor"]
 
-def _finish(array: Any, requires_grad: bool, where: Any = None) -> Tensor:
+Size = tuple[int, ...]
+
+
+def finish(array: Any, requires_grad: bool, device: Any = None) -> Tensor:
+    """A new tensor around `array` on `device` (None: the default device)."""
+    where = place_of(device)
     if where is not None:
-        array = move(array, where if isinstance(where, device_type) else device_type(where))
+        array = move(array, where)
     result = wrap(array)
     if requires_grad:
         result.requires_grad_()
     return result
 
 
-def tensor(
-    data: Any,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-    pin_memory: bool = False,
-) -> Tensor:
-    """A tensor with a copy of `data`: numbers, nested sequences, arrays. Python floats get the
-    default dtype, ints int64.
-    """
-    return _finish(_from_data(data, dtype, True), requires_grad, device)
-
-
-def _from_data(data: Any, dtype: Any, copy: bool) -> Any:
-    kind = None if dtype is None else dtypes.numpy_dtype(dtype)
-    if hasattr(data, "array") and hasattr(data, "requires_grad"):
-        array = data.array
-        return (
-            array.astype(kind)
-            if kind is not None and array.dtype != kind
-            else (array.copy() if copy else array)
+def refuse(where: str, layout: Any, pin_memory: bool = False) -> None:
+    """Refuse what tensors here cannot be: another layout, pinned memory."""
+    if layout is not None and layout is not dtypes.strided:
+        raise UnsupportedError(where, f"layout {layout} is not supported", "tensorlib.strided")
+    if pin_memory:
+        raise ShapeError(
+            where,
+            "pin_memory=True requires a CUDA or other accelerator backend; no pinned memory "
+            "allocator is available",
         )
-    if isinstance(data, np.ndarray | np.generic) or hasattr(data, "__cuda_array_interface__"):
-        array = np.asarray(data) if isinstance(data, np.generic) else data
-        dtypes.of(array.dtype)
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        if kind is not None and array.dtype != kind:
-            return array.astype(kind)
-        return array.copy() if copy else array
-    if hasattr(data, "__array__"):
-        return _from_data(np.asarray(data), dtype, copy)
-    if isinstance(data, list | tuple) and _holds_tensors(data):
-        data = _plain(data)
-    try:
-        array = np.asarray(data)
-    except ValueError:
-        raise RaggedError(
-            "tensor", "nested sequences of different lengths", "a rectangular nesting"
-        ) from None
-    except OverflowError as error:
-        raise ShapeError("tensor", f"value out of range ({error})") from None
-    if array.dtype.kind not in "biufc":
-        raise ArgumentError(
-            "tensor",
-            f"new(): invalid data type {type(data).__name__!r} (NumPy sees {array.dtype})",
-            "numbers",
-        )
-    if kind is None:
-        if array.dtype.kind == "f":
-            kind = array.dtype if _has_numpy(data) else dtypes.default_numpy()
-        elif array.dtype.kind == "c":
-            kind = dtypes.default_complex()
-        elif array.size == 0 and not isinstance(data, np.ndarray):
-            kind = dtypes.default_numpy()
-        elif array.dtype == np.uint64:
-            raise ShapeError("tensor", "Overflow when unpacking long", "integers below 2**63")
-        else:
-            kind = array.dtype
-    elif array.dtype.kind == "f" and kind.kind in "iu":
-        return np.trunc(array).astype(np.int64).astype(kind)
-    return array.astype(kind)
 
 
-class RaggedError(InvalidValueError):
-    """Rows of different lengths."""
-
-
-def _has_numpy(data: Any) -> bool:
-    """Whether the first leaf of nested lists is a NumPy value, whose type PyTorch keeps."""
-    while isinstance(data, list | tuple) and data:
-        data = data[0]
-    return isinstance(data, np.generic | np.ndarray)
-
-
-def _holds_tensors(data: Any) -> bool:
-    return any(
-        hasattr(v, "requires_grad") or (isinstance(v, list | tuple) and _holds_tensors(v))
-        for v in data[:1]
-    )
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, list | tuple):
-        return [_plain(v) for v in data]
-    return data.array if hasattr(data, "array") else data
-
-
-def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """`data` as a tensor, sharing memory with an array or tensor where the type fits."""
-    if hasattr(data, "requires_grad") and hasattr(data, "to"):
-        result: Tensor = (
-            data if dtype is None and device is None else data.to(device=device, dtype=dtype)
-        )
-        return result
-    return _finish(_from_data(data, dtype, False), False, device)
-
-
-asarray = as_tensor
-
-
-def from_numpy(ndarray: Any) -> Tensor:
-    """A tensor that shares memory with a NumPy array."""
-    if not isinstance(ndarray, np.ndarray):
-        raise ArgumentError("from_numpy", f"expected np.ndarray (got {type(ndarray).__name__})")
-    dtypes.of(ndarray.dtype)
-    if any(s < 0 for s in ndarray.strides):
-        raise InvalidValueError(
-            "from_numpy",
-            f"strides {ndarray.strides}: negative strides are not supported",
-            hint="pass array.copy()",
-        )
-    return wrap(ndarray)
-
-
-def frombuffer(
-    buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False
-) -> Tensor:
-    """A one-dimensional tensor over the memory of a buffer."""
-    return _finish(np.frombuffer(buffer, dtypes.numpy_dtype(dtype), count, offset), requires_grad)
-
-
-def _kind(dtype: Any) -> Any:
-    return dtypes.default_numpy() if dtype is None else dtypes.numpy_dtype(dtype)
-
-
-def _sized(where: str, size: tuple[Any, ...]) -> tuple[int, ...]:
-    found = shape_of(where, size)
+def size_of(where: str, sizes: tuple[Any, ...], size: Any = None) -> Size:
+    """Sizes given as one sequence, as separate integers, or as the keyword `size`."""
+    if size is not None:
+        if sizes:
+            raise ArgumentError(where, "got multiple values for argument 'size'")
+        sizes = (size,)
+    elif not sizes:
+        raise ArgumentError(where, "no size given", "integers, or a sequence of them")
+    if len(sizes) == 1 and not is_index(sizes[0]):
+        sizes = sizes[0]
+    if not isinstance(sizes, list | tuple) or not all(map(is_index, sizes)):
+        raise ArgumentError(where, f"argument 'size' must be tuple of ints, not {sizes!r}")
+    found = tuple(n.__index__() for n in sizes)
     if any(n < 0 for n in found):
         raise ShapeError(
             where, f"Trying to create tensor with negative dimension {min(found)}: {list(found)}"
         )
+    if math.prod(found) >= 1 << 59:
+        raise ShapeError(where, f"Storage size calculation overflowed with sizes={list(found)}")
     return found
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def is_index(value: Any) -> bool:
+    if type(value) is int:
+        return True
+    if isinstance(value, bool) or (hasattr(value, "array") and value.array.dtype.kind not in "iub"):
+        return False
+    return hasattr(value, "__index__") and not getattr(value, "ndim", 0)
+
+
+def kind_of(dtype: Any, where: str, out: Any = None) -> Any:
+    """NumPy's form of the dtype asked for: that of `out`, or the default."""
+    if out is not None:
+        kind = out.array.dtype
+        if dtype is not None and dtypes.numpy_dtype(dtype) != kind:
+            raise ShapeError(
+                where, f"dtype {dtype} does not match dtype of out parameter ({out.dtype})"
+            )
+        return kind
+    return dtypes.default_numpy() if dtype is None else dtypes.numpy_dtype(dtype, where)
+
+
+def into(where: str, out: Any, made: Tensor) -> Tensor:
+    """The values of `made` in `out`, which is resized where it has another shape."""
+    from tensorlib.ops.out import _into
+
+    result: Tensor = _into(out, _named(where, made), False, (), {})
+    return result
+
+
+def _named(where: str, made: Tensor) -> Any:
+    def function() -> Tensor:
+        return made
+
+    function.__name__ = where
+    return function
+
+
+def _filled(
+    where: str, maker: str, sizes: Any, size: Any, out: Any, dtype: Any, device: Any, grad: bool
+) -> Tensor:
+    shape, kind = size_of(where, sizes, size), kind_of(dtype, where, out)
+    array = getattr(namespace_of(device), maker)(shape, kind)
+    result = wrap(array)
+    if grad:
+        result.requires_grad_()
+    return result if out is None else into(where, out, result)
+
+
+def zeros(
+    *sizes: Any,
+    size: Any = None,
+    out: Tensor | None = None,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool = False,
+    requires_grad: bool = False,
+) -> Tensor:
     """Zeros of the given size."""
-    return _finish(namespace_of(device).zeros(_sized("zeros", size), _kind(dtype)), requires_grad)
+    refuse("zeros", layout, pin_memory)
+    return _filled("zeros", "zeros", sizes, size, out, dtype, device, requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *sizes: Any,
+    size: Any = None,
+    out: Tensor | None = None,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool = False,
+    requires_grad: bool = False,
+) -> Tensor:
     """Ones of the given size."""
-    return _finish(namespace_of(device).ones(_sized("ones", size), _kind(dtype)), requires_grad)
+    refuse("ones", layout, pin_memory)
+    return _filled("ones", "ones", sizes, size, out, dtype, device, requires_grad)
 
 
 def empty(
-    *size: Any,
+    *sizes: Any,
+    size: Any = None,
+    out: Tensor | None = None,
     dtype: Any = None,
+    layout: Any = None,
     device: Any = None,
+    pin_memory: bool = False,
     requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
-    """Uninitialised memory of the given size."""
-    return _finish(namespace_of(device).empty(_sized("empty", size), _kind(dtype)), requires_grad)
+    """Uninitialised memory of the given size, in `memory_format`."""
+    refuse("empty", layout, pin_memory)
+    if memory_format is None:
+        return _filled("empty", "empty", sizes, size, out, dtype, device, requires_grad)
+    if memory_format is dtypes.preserve_format:
+        raise ShapeError("empty", "unsupported memory format Preserve")
+    shape, kind = size_of("empty", sizes, size), kind_of(dtype, "empty", out)
+    return finish(_laid_out("empty", shape, kind, memory_format), requires_grad, device)
 
 
 def full(
     size: Any,
     fill_value: Any,
     *,
+    out: Tensor | None = None,
     dtype: Any = None,
+    layout: Any = None,
     device: Any = None,
+    pin_memory: bool = False,
     requires_grad: bool = False,
 ) -> Tensor:
     """`fill_value` everywhere; its Python type decides the dtype."""
-    value = fill_value.item() if hasattr(fill_value, "array") else fill_value
-    if dtype is None:
+    refuse("full", layout, pin_memory)
+    if is_index(size):
+        raise ArgumentError("full", f"argument 'size' must be tuple of ints, not {size!r}")
+    value = number("full", "fill_value", fill_value)
+    if dtype is None and out is None:
         kind = dtypes.scalar_numpy(np.dtype(bool), value)
     else:
-        kind = dtypes.numpy_dtype(dtype)
-    return _finish(namespace_of(device).full(_sized("full", (size,)), value, kind), requires_grad)
+        kind = kind_of(dtype, "full", out)
+    array = namespace_of(device).full(size_of("full", (size,)), dtypes.fitting(value, kind), kind)
+    result = finish(array, requires_grad, device)
+    return result if out is None else into("full", out, result)
 
 
-def _like(input: Tensor, dtype: Any) -> Any:
-    return input.array.dtype if dtype is None else dtypes.numpy_dtype(dtype)
+def number(where: str, name: str, value: Any) -> Any:
+    """The Python number in a number or 0-dim tensor."""
+    if hasattr(value, "array") and not value.array.ndim:
+        return value.array.item()
+    if isinstance(value, np.generic):
+        return value.item()
+    if not isinstance(value, bool | int | float | complex):
+        raise ArgumentError(
+            where, f"argument '{name}' must be Number, not {type(value).__name__} {value!r:.50}"
+        )
+    return value
+
+
+def empty_strided(
+    size: Sequence[int],
+    stride: Sequence[int],
+    *,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool = False,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Uninitialised memory of the given size and strides (in elements)."""
+    refuse("empty_strided", layout, pin_memory)
+    shape, steps = size_of("empty_strided", (size,)), tuple(stride)
+    if len(shape) != len(steps):
+        raise ShapeError(
+            "empty_strided",
+            f"dimensionality of sizes ({len(shape)}) must match dimensionality of strides "
+            f"({len(steps)})",
+        )
+    if any(step < 0 for step in steps):
+        raise ShapeError("empty_strided", f"strides {steps} are negative", "none below 0")
+    array = strided(shape, steps, kind_of(dtype, "empty_strided"))
+    return finish(array, requires_grad, device)
+
+
+def strided(shape: Size, steps: Size, kind: Any) -> Any:
+    """Uninitialised memory with these strides in elements."""
+    extent = (
+        1 + sum((n - 1) * s for n, s in zip(shape, steps, strict=True)) if 0 not in shape else 0
+    )
+    memory = np.empty(extent, kind)
+    return np.ndarray(shape, kind, memory, 0, tuple(s * kind.itemsize for s in steps))
+
+
+def empty_permuted(
+    size: Sequence[int],
+    physical_layout: Sequence[int],
+    *,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool = False,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Uninitialised memory whose dims lie in memory in the order `physical_layout`."""
+    refuse("empty_permuted", layout, pin_memory)
+    shape, order = size_of("empty_permuted", (size,)), tuple(physical_layout)
+    if len(shape) != len(order):
+        raise ShapeError(
+            "empty_permuted",
+            f"Number of dimensions in size does not match the length of the physical_layout; "
+            f"{len(shape)} and {len(order)}",
+        )
+    if sorted(order) != list(range(len(shape))):
+        raise ShapeError("empty_permuted", f"physical_layout {order}: Duplicate dim not allowed")
+    array = np.empty([shape[d] for d in order], kind_of(dtype, "empty_permuted"))
+    return finish(array.transpose(np.argsort(order)), requires_grad, device)
+
+
+# -- like another tensor ---------------------------------------------------------------------------
+
+
+def _laid_out(where: str, shape: Size, kind: Any, memory_format: Any) -> Any:
+    """Uninitialised memory in a memory format."""
+    rank = {dtypes.channels_last: 4, dtypes.channels_last_3d: 5}.get(memory_format)
+    if rank is None:
+        if memory_format is not dtypes.contiguous_format:
+            raise ArgumentError(
+                where, f"memory_format {memory_format!r} given", "a tensorlib.memory_format"
+            )
+        return np.empty(shape, kind)
+    if len(shape) != rank:
+        raise ShapeError(where, f"required rank {rank} tensor to use {memory_format}, got {shape}")
+    return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), kind), -1, 1)
+
+
+def memory_order(shape: Size, strides: Size) -> list[int]:
+    """The dims from the outermost in memory to the innermost, as PyTorch sorts them."""
+    order = list(range(len(shape)))[::-1]
+    for i in range(1, len(shape)):
+        at = i
+        for j in range(i - 1, -1, -1):
+            a, b = order[j], order[at]
+            if not strides[a] or not strides[b]:
+                continue  # an expanded dim says nothing
+            if strides[a] > strides[b] or (strides[a] == strides[b] and shape[a] > shape[b]):
+                order[j], order[at] = b, a
+                at = j
+            elif strides[a] < strides[b]:
+                break
+    return order[::-1]
+
+
+def empty_as(array: Any, kind: Any, memory_format: Any = None, where: str = "empty_like") -> Any:
+    """Uninitialised memory of the shape of `array`, its dims in the same order in memory."""
+    if memory_format is not None and memory_format is not dtypes.preserve_format:
+        return _laid_out(where, array.shape, kind, memory_format)
+    if array.flags.c_contiguous or not isinstance(array, np.ndarray):
+        return np.empty_like(array, kind)
+    order = memory_order(array.shape, array.strides)
+    return np.empty([array.shape[d] for d in order], kind).transpose(np.argsort(order))
+
+
+def _like(
+    where: str, input: Any, dtype: Any, layout: Any, memory_format: Any, pin_memory: bool
+) -> Any:
+    expect_tensor(where, "input", input)
+    refuse(where, layout, pin_memory)
+    array = input.array
+    kind = array.dtype if dtype is None else dtypes.numpy_dtype(dtype, where)
+    return empty_as(array, kind, memory_format, where)
 
 
 def zeros_like(
     input: Tensor,
     *,
     dtype: Any = None,
+    layout: Any = None,
     device: Any = None,
+    pin_memory: bool = False,
     requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
-    """Zeros of the size, type and device of `input`."""
-    return _finish(np.zeros_like(input.array, _like(input, dtype)), requires_grad, device)
+    """Zeros of the size, type, device and memory order of `input`."""
+    array = _like("zeros_like", input, dtype, layout, memory_format, pin_memory)
+    array.fill(0)
+    return finish(array, requires_grad, device or device_of(array))
 
 
 def ones_like(
     input: Tensor,
     *,
     dtype: Any = None,
+    layout: Any = None,
     device: Any = None,
+    pin_memory: bool = False,
     requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
-    """Ones of the size, type and device of `input`."""
-    return _finish(np.ones_like(input.array, _like(input, dtype)), requires_grad, device)
+    """Ones of the size, type, device and memory order of `input`."""
+    array = _like("ones_like", input, dtype, layout, memory_format, pin_memory)
+    array.fill(1)
+    return finish(array, requires_grad, device or device_of(array))
 
 
 def empty_like(
     input: Tensor,
     *,
     dtype: Any = None,
+    layout: Any = None,
     device: Any = None,
+    pin_memory: bool = False,
     requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
-    """Uninitialised memory of the size, type and device of `input`."""
-    return _finish(np.empty_like(input.array, _like(input, dtype)), requires_grad, device)
+    """Uninitialised memory of the size, type, device and memory order of `input`."""
+    array = _like("empty_like", input, dtype, layout, memory_format, pin_memory)
+    return finish(array, requires_grad, device or device_of(array))
 
 
 def full_like(
@@ -248,308 +373,13 @@ def full_like(
     fill_value: Any,
     *,
     dtype: Any = None,
+    layout: Any = None,
     device: Any = None,
+    pin_memory: bool = False,
     requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
-    """`fill_value` in the size, type and device of `input`."""
-    return _finish(
-        np.full_like(input.array, fill_value, _like(input, dtype)), requires_grad, device
-    )
-
-
-def _numbers(*values: Any) -> list[Any]:
-    return [v.item() if hasattr(v, "array") else v for v in values]
-
-
-def arange(
-    start: Any,
-    end: Any = None,
-    step: Any = 1,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Numbers from `start` (default 0) up to but without `end`; int64 unless a float is given."""
-    if end is None:
-        start, end = 0, start
-    start, end, step = _numbers(start, end, step)
-    if step == 0:
-        raise ShapeError("arange", "step must be nonzero")
-    if (end - start) * step < 0:
-        raise ShapeError(
-            "arange",
-            f"upper bound and lower bound inconsistent with step sign: {start}, {end}, step {step}",
-        )
-    if dtype is None:
-        floats = any(isinstance(v, float) for v in (start, end, step))
-        kind: Any = dtypes.default_numpy() if floats else np.dtype(np.int64)
-    else:
-        kind = dtypes.numpy_dtype(dtype)
-    if kind.kind in "iub" and all(isinstance(v, int) for v in (start, end, step)):
-        return _finish(np.arange(start, end, step, kind), requires_grad, device)  # type: ignore[call-overload]  # NumPy's stubs are wider
-    count = math.ceil((end - start) / step)
-    values = start + np.arange(count, dtype=np.float64) * step
-    return _finish(values.astype(kind), requires_grad, device)
-
-
-def linspace(
-    start: Any,
-    end: Any,
-    steps: int,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """`steps` evenly spaced numbers from `start` to `end`, both included."""
-    start, end = _numbers(start, end)
-    if steps < 0:
-        raise ShapeError("linspace", f"number of steps must be non-negative, got {steps}")
-    kind = _kind(dtype)
-    if kind.kind in "iu":
-        return _finish(np.trunc(np.linspace(start, end, steps)).astype(kind), requires_grad, device)
-    if steps == 1:
-        return _finish(np.full(1, start, kind), requires_grad, device)
-    # PyTorch counts from both ends in the target type, so that the halves mirror each other
-    step = (kind.type(end) - kind.type(start)) / kind.type(max(steps - 1, 1))
-    i = np.arange(steps).astype(kind)
-    values = np.where(
-        np.arange(steps) < steps // 2, kind.type(start) + step * i, kind.type(end) - step * i[::-1]
-    )
-    return _finish(values.astype(kind), requires_grad, device)
-
-
-def logspace(
-    start: Any,
-    end: Any,
-    steps: int,
-    base: float = 10.0,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """`base` to the power of evenly spaced numbers."""
-    start, end = _numbers(start, end)
-    return _finish(
-        np.logspace(start, end, steps, base=base).astype(_kind(dtype)), requires_grad, device
-    )
-
-
-def eye(
-    n: int,
-    m: int | None = None,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Ones on the diagonal of an n x m matrix."""
-    return _finish(
-        np.eye(*_sized("eye", (n, n if m is None else m)), dtype=_kind(dtype)),
-        requires_grad,
-        device,
-    )
-
-
-def complex(real: Tensor, imag: Tensor) -> Tensor:
-    """A complex tensor from its parts."""
-    from tensorlib.ops import elementwise
-
-    if real.array.dtype != imag.array.dtype:
-        raise DTypeError(
-            "complex",
-            f"Expected object of scalar type {real.dtype} but got {imag.dtype} for second argument",
-        )
-    return elementwise.add(real, elementwise.mul(imag, 1j))
-
-
-# -- random ----------------------------------------------------------------------------------------
-
-
-def rand(
-    *size: Any,
-    generator: Generator | None = None,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Uniform numbers in [0, 1)."""
-    return _finish(
-        random.pick(generator).uniform(_sized("rand", size), _kind(dtype)), requires_grad, device
-    )
-
-
-def randn(
-    *size: Any,
-    generator: Generator | None = None,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Normal numbers of mean 0 and deviation 1."""
-    return _finish(
-        random.pick(generator).normal(_sized("randn", size), _kind(dtype)), requires_grad, device
-    )
-
-
-def randint(
-    low: int,
-    high: Any = None,
-    size: Any = None,
-    *,
-    generator: Generator | None = None,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Integers in [low, high); `randint(high, size)` starts at 0."""
-    if size is None:
-        low, high, size = 0, low, high
-    if high is None or size is None:
-        raise ArgumentError(
-            "randint", "size is missing", "randint(high, size) or randint(low, high, size)"
-        )
-    if low >= high:
-        raise ShapeError(
-            "randint",
-            f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}",
-        )
-    kind = np.dtype(np.int64) if dtype is None else dtypes.numpy_dtype(dtype)
-    return _finish(
-        random.pick(generator).integers(low, high, _sized("randint", (size,)), kind),
-        requires_grad,
-        device,
-    )
-
-
-def randperm(
-    n: int,
-    *,
-    generator: Generator | None = None,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """The numbers 0 to n-1 in random order."""
-    if n < 0:
-        raise ShapeError("randperm", f"n must be non-negative, got {n}")
-    order = random.pick(generator).permutation(n)
-    return _finish(
-        order if dtype is None else order.astype(dtypes.numpy_dtype(dtype)), requires_grad, device
-    )
-
-
-def rand_like(
-    input: Tensor,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-    memory_format: Any = None,
-) -> Tensor:
-    """Uniform numbers in [0, 1) in the size of `input`."""
-    values = random.default_generator.uniform(input.array.shape, _like(input, dtype))
-    return _finish(values, requires_grad, device or device_of(input.array))
-
-
-def randn_like(
-    input: Tensor,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-    memory_format: Any = None,
-) -> Tensor:
-    """Normal numbers in the size of `input`."""
-    values = random.default_generator.normal(input.array.shape, _like(input, dtype))
-    return _finish(values, requires_grad, device or device_of(input.array))
-
-
-def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: Any = None) -> Tensor:
-    """Integers in [low, high) in the size of `input`."""
-    if high is None:
-        low, high = 0, low
-    return _finish(
-        random.default_generator.integers(low, high, input.array.shape, _like(input, dtype)), False
-    )
-
-
-def normal(
-    mean: Any,
-    std: Any = 1.0,
-    size: Sequence[int] | None = None,
-    *,
-    generator: Generator | None = None,
-    dtype: Any = None,
-) -> Tensor:
-    """Normal numbers; `mean` and `std` may be tensors."""
-    source = random.pick(generator)
-    if size is not None:
-        return wrap(source.normal(_sized("normal", (size,)), _kind(dtype), mean, std))
-    m = mean.array if hasattr(mean, "array") else np.asarray(mean)
-    s = std.array if hasattr(std, "array") else np.asarray(std)
-    kind = (mean if hasattr(mean, "array") else std).array.dtype
-    draws = source.normal(np.broadcast_shapes(m.shape, s.shape), kind)
-    return wrap((draws * s.astype(kind) + m.astype(kind)).astype(kind))
-
-
-def bernoulli(
-    input: Tensor, p: float | None = None, *, generator: Generator | None = None
-) -> Tensor:
-    """Ones with the probabilities in `input` (or with `p` everywhere)."""
-    x = input.array
-    if p is None and x.dtype.kind != "f":
-        raise DTypeError("bernoulli", f"not implemented for {dtypes.of(x.dtype)}", "probabilities")
-    if p is None and x.size and not ((x >= 0) & (x <= 1)).all():
-        raise ShapeError(
-            "bernoulli",
-            "Expected p_in >= 0 && p_in <= 1 to be true",
-            "probabilities between 0 and 1",
-        )
-    return wrap(random.pick(generator).bernoulli(x.shape, x if p is None else p, x.dtype))
-
-
-def multinomial(
-    input: Tensor,
-    num_samples: int,
-    replacement: bool = False,
-    *,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Indices drawn with the weights in the rows of `input`."""
-    x = input.array
-    if x.dtype.kind != "f" or x.ndim not in (1, 2):
-        raise ShapeError(
-            "multinomial",
-            f"shape {x.shape}, {dtypes.of(x.dtype)}: prob_dist must be 1 or 2 dim of floats",
-        )
-    if num_samples < 1:
-        raise ShapeError("multinomial", f"cannot sample num_samples={num_samples} samples")
-    if not replacement and num_samples > x.shape[-1]:
-        raise ShapeError(
-            "multinomial",
-            f"cannot sample num_samples={num_samples} > prob_dist.size(-1)={x.shape[-1]} samples "
-            f"without replacement",
-        )
-    if not np.isfinite(x).all() or (x < 0).any():
-        raise ShapeError(
-            "multinomial", "probability tensor contains either `inf`, `nan` or element < 0"
-        )
-    if x.size and (x.sum(-1) <= 0).any():
-        raise ShapeError(
-            "multinomial", "invalid multinomial distribution (sum of probabilities <= 0)"
-        )
-    source = random.pick(generator)
-    if not replacement or num_samples == 1:
-        scores = x / source.exponential(x.shape, x.dtype)
-        if num_samples == 1:
-            return wrap(np.argmax(scores, -1, keepdims=True))
-        return wrap(np.argsort(-scores, -1, kind="stable")[..., :num_samples].copy())
-    rows = np.cumsum(x.reshape(-1, x.shape[-1]), -1, dtype=x.dtype)
-    rows = rows / rows[:, -1:]
-    draws = source.uniform((len(rows), num_samples), np.float64)
-    found = np.stack([np.searchsorted(r, d, "left") for r, d in zip(rows, draws, strict=True)])
-    return wrap(np.minimum(found, x.shape[-1] - 1).reshape(*x.shape[:-1], num_samples))
+    """`fill_value` in the size, type, device and memory order of `input`."""
+    array = _like("full_like", input, dtype, layout, memory_format, pin_memory)
+    array.fill(dtypes.fitting(number("full_like", "fill_value", fill_value), array.dtype))
+    return finish(array, requires_grad, device or device_of(array))

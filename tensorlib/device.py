@@ -63,8 +63,42 @@ class device:
     def __reduce__(self) -> tuple[Any, ...]:
         return device, (self.type, self.index)
 
+    def __enter__(self) -> device:
+        _entered.append(_default_device)
+        set_default_device(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        set_default_device(_entered.pop())
+
 
 _CPU = device("cpu")
+_default_device: device | None = None
+_entered: list[device | None] = []
+
+
+def set_default_device(device: Any) -> None:
+    """Where new tensors are made that ask for no device; None: the CPU. Also `with device(...):`
+    does so, until its end.
+    """
+    global _default_device
+    wanted = None if device is None else _device(device)
+    _default_device = None if wanted == _CPU else wanted
+
+
+def get_default_device() -> device:
+    """Where new tensors are made that ask for no device."""
+    return _default_device or _CPU
+
+
+def place_of(where: Any) -> device | None:
+    """The device asked for, by name or itself; None: no other than the CPU."""
+    if where is None:
+        return _default_device
+    return where if type(where) is device else device(where)
+
+
+_device = device
 
 
 def _cupy(where: str) -> Any:
@@ -99,10 +133,8 @@ def array_namespace(*arrays: Any) -> Any:
 
 def namespace_of(where: device | str | int | None) -> Any:
     """The array module for a device; an absent GPU is an error here, not later."""
-    if where is None:
-        return np
-    kind = where if isinstance(where, device) else device(where)
-    if kind.type == "cpu":
+    kind = place_of(where)
+    if kind is None or kind.type == "cpu":
         return np
     cupy = _cupy(f"device {kind}")
     count = int(cupy.cuda.runtime.getDeviceCount())

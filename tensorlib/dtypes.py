@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlib.errors import ArgumentError, DTypeError
+from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 
 NumpyDType = np.dtype[Any]
 
@@ -38,6 +38,45 @@ class dtype:
         """The type of the absolute value."""
         return of(_REAL.get(self.numpy, self.numpy))
 
+    def to_complex(self) -> dtype:
+        """The complex type with parts of this floating-point type (float16's: complex64)."""
+        if self.numpy.kind not in "fc":
+            raise DTypeError("to_complex", f"Unknown Complex ScalarType for {self}")
+        return of(complex_of(self.numpy))
+
+
+class _Name:
+    """A constant that prints as its name in tensorlib."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"tensorlib.{self.name}"
+
+    def __reduce__(self) -> str:
+        return self.name
+
+
+class layout(_Name):
+    """How the elements of a tensor are kept: `tensorlib.strided`."""
+
+    __slots__ = ()
+
+
+class memory_format(_Name):
+    """Which dimension is innermost in memory: `tensorlib.channels_last` and its like."""
+
+    __slots__ = ()
+
+
+strided = layout("strided")
+contiguous_format = memory_format("contiguous_format")
+preserve_format = memory_format("preserve_format")
+channels_last = memory_format("channels_last")
+channels_last_3d = memory_format("channels_last_3d")
 
 float16 = half = dtype("float16", np.float16)
 float32 = float = dtype("float32", np.float32)
@@ -72,6 +111,56 @@ _default: dtype = float32
 
 def _by_name(name: str) -> dtype:
     return _NAMES[name]
+
+
+def known(numpy_type: NumpyDType) -> builtins.bool:
+    """Whether tensors have elements of this NumPy type."""
+    return numpy_type in _OF
+
+
+def complex_of(numpy_type: NumpyDType) -> NumpyDType:
+    """The complex type whose parts have this floating-point type."""
+    return numpy_type if numpy_type.kind == "c" else _COMPLEX[numpy_type.itemsize]  # type: ignore[return-value]  # NumPy's stubs are wider
+
+
+def digits(numpy_type: NumpyDType) -> builtins.int:
+    """Bits of precision of a floating-point type: integers up to two to this power are exact."""
+    return builtins.int(np.finfo(numpy_type).nmant) + 1
+
+
+def limits(numpy_type: NumpyDType) -> tuple[builtins.int, builtins.int]:
+    """Least and greatest value of an integer type."""
+    if numpy_type.kind == "b":
+        return 0, 1
+    info = np.iinfo(numpy_type)
+    return builtins.int(info.min), builtins.int(info.max)
+
+
+def fitting(value: Any, numpy_type: NumpyDType) -> Any:
+    """`value` as an element of the type; RuntimeError where it does not fit.
+
+    Fractions are cut off for integers; negative numbers wrap in unsigned types, as in C.
+    """
+    kind, given = numpy_type.kind, value
+    if kind == "b":
+        return value != 0
+    if isinstance(value, builtins.complex) and kind != "c":
+        fits, value = value.imag == 0, value.real
+    else:
+        fits = True
+    if kind in "iu" and fits:
+        low, high = limits(numpy_type)
+        fits = np.isfinite(value) and (-high if kind == "u" else low) <= value <= high
+        if fits:
+            value = builtins.int(value)
+            return value % (high + 1) if value < 0 and kind == "u" else value
+    elif kind in "fV" and fits and np.isfinite(value):
+        fits = builtins.abs(value) <= builtins.float(np.finfo(numpy_type).max)
+    if not fits:
+        raise ShapeError(
+            "dtype", f"value cannot be converted to type {of(numpy_type)} without overflow, {given}"
+        )
+    return value
 
 
 def of(numpy_type: Any) -> dtype:
@@ -136,11 +225,17 @@ def promote_numpy(a: NumpyDType, b: NumpyDType) -> NumpyDType:
     if a == b:
         return a
     ra, rb = _RANK[a.kind], _RANK[b.kind]
+    if (a.kind == "u" and a.itemsize > 1 and rb != 2) or (
+        b.kind == "u" and b.itemsize > 1 and ra != 2
+    ):
+        raise DTypeError(
+            "promote_types",
+            "Promotion for uint16, uint32, uint64 types is not supported, attempted to promote "
+            f"{of(a)} and {of(b)}",
+            hint="convert one of them with to()",
+        )
     if ra < 2 and rb < 2:
-        result = np.promote_types(a, b)
-        if result.kind == "f":  # uint64 with a signed integer
-            raise DTypeError("promote_types", f"{of(a)} with {of(b)} is not defined", "one of them")
-        return result
+        return np.promote_types(a, b)
     if ra >= 2 and rb >= 2:
         return np.promote_types(a, b)
     return a if ra > rb else b
@@ -188,20 +283,26 @@ class finfo:
     """Limits of a floating-point type: `eps max min tiny smallest_normal resolution bits`."""
 
     def __init__(self, type: dtype | None = None) -> None:
-        chosen = type or _default
+        chosen = _default if type is None else _expect_dtype("finfo", type)
         if not (chosen.is_floating_point or chosen.is_complex):
             raise ArgumentError(
-                "finfo", f"{chosen} given", "a floating-point dtype", hint="use iinfo"
+                "finfo", f"requires a floating point input type, got {chosen}", hint="use iinfo"
             )
+        chosen = chosen.to_real()
         info = np.finfo(chosen.numpy)
-        self.dtype, self.bits = chosen.name, builtins.int(info.bits)
-        self.eps, self.max, self.min = (
-            builtins.float(info.eps),
-            builtins.float(info.max),
-            builtins.float(info.min),
+        self.dtype, self.bits = chosen.name, 8 * chosen.itemsize
+        self.eps, self.max, self.min, self.tiny, self.resolution = (
+            builtins.float(v) for v in (info.eps, info.max, info.min, info.tiny, info.resolution)
         )
-        self.tiny = self.smallest_normal = builtins.float(info.tiny)
-        self.resolution = builtins.float(info.resolution)
+        # of the decimal digits, not of the type
+        self.resolution = builtins.float(f"{self.resolution:.0e}")
+        self.smallest_normal = self.tiny
+
+    def __eq__(self, other: object) -> builtins.bool:
+        return isinstance(other, finfo) and self.dtype == other.dtype
+
+    def __hash__(self) -> builtins.int:
+        return hash(self.dtype)
 
     def __repr__(self) -> str:
         return (
@@ -215,11 +316,27 @@ class iinfo:
     """Limits of an integer type: `max min bits`."""
 
     def __init__(self, type: dtype) -> None:
-        if type.numpy.kind not in "iu":
-            raise ArgumentError("iinfo", f"{type} given", "an integer dtype", hint="use finfo")
-        info = np.iinfo(type.numpy)
-        self.dtype, self.bits = type.name, builtins.int(info.bits)
-        self.max, self.min = builtins.int(info.max), builtins.int(info.min)
+        chosen = _expect_dtype("iinfo", type)
+        if chosen.numpy.kind not in "iu":
+            raise ArgumentError(
+                "iinfo", f"requires an integer input type, got {chosen}", hint="use finfo"
+            )
+        self.dtype, self.bits = chosen.name, 8 * chosen.itemsize
+        self.min, self.max = limits(chosen.numpy)
+
+    def __eq__(self, other: object) -> builtins.bool:
+        return isinstance(other, iinfo) and self.dtype == other.dtype
+
+    def __hash__(self) -> builtins.int:
+        return hash(self.dtype)
 
     def __repr__(self) -> str:
-        return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
+        return f"iinfo(min={self.min:g}, max={self.max:g}, dtype={self.dtype})"
+
+
+def _expect_dtype(where: str, type: Any) -> dtype:
+    if not isinstance(type, dtype):
+        raise ArgumentError(
+            where, f"argument 'type' must be dtype, not {type!r}", "such as tensorlib.float32"
+        )
+    return type

@@ -1,20 +1,17 @@
 """Random numbers equal to PyTorch's on the CPU for the same seed: Mersenne Twister, its floats, its
 Box-Muller, its permutations.
 
-Uniform and integer draws agree bit for bit, normal ones within rounding of the logarithm and
-cosine.
-Bernoulli with one probability and exponential draws follow PyTorch's x86 build, which seeds a
-multiplicative
-congruential generator (MCG31m1) with one draw.
+Uniform and integer draws and float32 normals agree bit for bit; what goes through a float64
+logarithm, sine or exponential agrees but for the rounding of those functions.
 """
 
 from __future__ import annotations
 
 import math
+import secrets
 import struct
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,43 +20,52 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.autograd.tape import wrap
 from tensorlib.device import Array, device
-from tensorlib.errors import ArgumentError, DeviceError, DTypeError, ShapeError
+from tensorlib.errors import ArgumentError, DeviceError, InvalidValueError, ShapeError
+from tensorlib.kernels.random import box_muller, fused
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 Shape = tuple[int, ...]
 _DEFAULT_SEED = 67280421310721
+# seed, draws left, seeded, next, the words, normals that wait (x, y, rho, whether), a float32 one
 _STATE = struct.Struct("<Qiiq624Qdddi4xf?3x")
+_WORDS = 624
+_WIDE = 1 << 28  # from ranges of this size on PyTorch draws 64 bits
 
 
 class Generator:
     """A stream of random numbers; `manual_seed(s)` gives what torch's gives."""
 
-    def __init__(self, device: device | str = "cpu") -> None:
+    def __init__(self, device: Any = "cpu") -> None:
         from tensorlib.device import device as device_type
 
-        self.device = device_type(device)
-        if self.device.type != "cpu":
-            raise DeviceError("Generator", f"device {self.device} is not supported", "'cpu'")
+        self._device = device_type(device)
+        if self._device.type != "cpu":
+            raise DeviceError("Generator", f"device {self._device} is not supported", "'cpu'")
         self._lock = threading.RLock()
         self._bits = np.random.MT19937()
-        self._cached: float | None = None
+        self._source = np.random.Generator(self._bits)
+        self._waiting: float | None = None  # the second normal of a pair
         self.manual_seed(_DEFAULT_SEED)
+
+    @property
+    def device(self) -> device:
+        """Where it draws: the CPU."""
+        return self._device
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of `seed` (negative ones count from 2**64)."""
-        if not isinstance(seed, int | np.integer):
-            raise ArgumentError("manual_seed", f"seed {seed!r} is not an integer")
-        number = int(seed)
-        if not -(1 << 63) <= number < 1 << 64:
-            raise ShapeError(
-                "manual_seed", f"Overflow when unpacking long, seed {number}", "a 64-bit integer"
+        if type(seed) is not int:
+            raise ShapeError("manual_seed", f"expected a long, but got {type(seed).__name__}")
+        if not -(1 << 63) <= seed < 1 << 64:
+            raise InvalidValueError(
+                "manual_seed", f"Overflow when unpacking long long, {seed}", "a 64-bit integer"
             )
         with self._lock:
-            self._seed = number % (1 << 64)
+            self._seed = seed % (1 << 64)
             self._bits._legacy_seeding(self._seed & 0xFFFFFFFF)
-            self._cached = None
+            self._waiting = None
         return self
 
     def initial_seed(self) -> int:
@@ -67,26 +73,27 @@ class Generator:
         return self._seed
 
     def seed(self) -> int:
-        """Start a stream from the clock and return its seed."""
-        self.manual_seed(time.time_ns() ^ (id(self) << 16))
+        """Start a stream from the system's entropy and return its seed."""
+        self.manual_seed(secrets.randbits(53))
         return self._seed
 
     def get_state(self) -> Tensor:
         """The state as PyTorch lays it out: 5056 bytes."""
         with self._lock:
             state = self._bits.state["state"]
-            pos = int(state["pos"])
-            cached = self._cached
+            key, position = state["key"], int(state["pos"])
+            waiting = self._waiting
+            untouched = position == _WORDS and key[0] == self._seed & 0xFFFFFFFF
             packed = _STATE.pack(
                 self._seed,
-                625 - pos,
+                _WORDS + 1 - position,
                 1,
-                pos,
-                *state["key"].tolist(),
+                0 if untouched else position,
+                *key.tolist(),
                 0.0,
-                cached or 0.0,  # PyTorch keeps the waiting number in the second field
+                waiting or 0.0,  # PyTorch keeps the waiting number in the second field
                 0.0,
-                cached is not None,
+                waiting is not None,
                 0.0,
                 False,
             )
@@ -94,148 +101,261 @@ class Generator:
 
     def set_state(self, new_state: Tensor) -> Generator:
         """Continue from a state of `get_state` (PyTorch's own included)."""
-        array = new_state.array if hasattr(new_state, "array") else np.asarray(new_state)
+        if not hasattr(new_state, "array"):
+            raise ArgumentError(
+                "set_state", f"expected a torch.ByteTensor, but got {type(new_state).__name__}"
+            )
+        array = new_state.array
         if array.dtype != np.uint8:
-            raise ArgumentError("set_state", f"RNG state must be a uint8 tensor, got {array.dtype}")
+            raise ArgumentError(
+                "set_state", f"RNG state must be a torch.ByteTensor, got {new_state.dtype}"
+            )
         if array.size != _STATE.size:
             raise ShapeError("set_state", f"RNG state has {array.size} bytes", f"{_STATE.size}")
         values = _STATE.unpack(array.tobytes())
-        seed, left, key = values[0], values[1], np.array(values[4:628], np.uint32)
-        waiting, valid = values[629], values[631]
+        seed, left, seeded = values[:3]
+        if not (seeded and 0 < left <= _WORDS):
+            raise ShapeError("set_state", f"Invalid mt19937 state: {left} words left")
         with self._lock:
             self._seed = seed
+            words = np.array(values[4 : 4 + _WORDS], np.uint32)
             self._bits.state = {
                 "bit_generator": "MT19937",
-                "state": {"key": key, "pos": 625 - left},
+                "state": {"key": words, "pos": _WORDS + 1 - left},
             }
-            self._cached = waiting if valid else None
+            self._waiting = values[629] if values[631] else None
         return self
 
     def clone_state(self) -> Generator:
         """A second generator at the same place."""
         return Generator().set_state(self.get_state())
 
+    def get_offset(self) -> int:
+        """Refused: offsets belong to generators of other devices."""
+        raise ShapeError("get_offset", "CPU Generator does not use offset")
+
+    def set_offset(self, offset: int) -> Generator:
+        """Refused: offsets belong to generators of other devices."""
+        raise ShapeError("set_offset", "CPU Generator does not use offset")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.get_state(),)
+
     # -- raw draws ---------------------------------------------------------------------------------
 
-    def _raw(self, count: int) -> Array:
-        return self._bits.random_raw(count)
+    def _words(self, count: int) -> Array:
+        return self._source.integers(0, 1 << 32, count, np.uint32)
 
-    def _raw64(self, count: int) -> Array:
-        pairs = self._raw(2 * count).reshape(-1, 2)
-        return (pairs[:, 0] << np.uint64(32)) | pairs[:, 1]
+    def _wide_words(self, count: int) -> Array:
+        words = self._words(2 * count)
+        wide = words[::2].astype(np.uint64)
+        wide <<= np.uint64(32)
+        wide |= words[1::2]
+        return wide
 
-    def _unit(self, count: int, kind: np.dtype[Any]) -> Array:
-        """Uniforms in [0, 1) with as many bits as the type holds."""
-        if kind.itemsize == 8:
-            return (self._raw64(count) & np.uint64((1 << 53) - 1)).astype(np.float64) * 2.0**-53
-        raw = self._raw(count).astype(np.uint32) & np.uint32((1 << 24) - 1)
-        return (raw.astype(np.float32) * np.float32(2.0**-24)).astype(kind)
+    def _unit(self, count: int, kind: Any) -> Array:
+        """Uniforms in [0, 1) with all bits of float32 or float64."""
+        if kind == np.float64:
+            wide = self._wide_words(count)
+            wide &= np.uint64((1 << 53) - 1)
+            unit = wide.view(np.int64).astype(np.float64)
+            unit *= 2.0**-53
+            return unit
+        words = self._words(count)
+        words &= np.uint32((1 << 24) - 1)
+        unit = words.view(np.int32).astype(np.float32)
+        unit *= np.float32(2.0**-24)
+        return unit
 
-    # -- distributions: arrays ---------------------------------------------------------------------
+    @contextmanager
+    def _one_by_one(self) -> Iterator[Callable[[], float]]:
+        """A function that draws single float64 uniforms, for sampling by rejection."""
+        with self._lock:
+            before = self._bits.state
+            drawn = 0
+            ready: list[float] = []
 
-    def uniform(self, shape: Shape, kind: Any, low: float = 0.0, high: float = 1.0) -> Array:
+            def draw() -> float:
+                nonlocal drawn
+                if not ready:
+                    ready.extend(self._unit(min(4096, 16 + drawn), np.float64)[::-1].tolist())
+                drawn += 1
+                return ready.pop()
+
+            yield draw
+            self._bits.state = before
+            self._bits.random_raw(2 * drawn, output=False)
+
+    # -- distributions: flat arrays in the order PyTorch fills memory ------------------------------
+
+    def uniform(self, count: int, kind: Any, low: float = 0.0, high: float = 1.0) -> Array:
         """Uniform numbers in [low, high)."""
-        kind = _floating("uniform", kind)
+        work = _work_type(kind)
         with self._lock:
-            unit = self._unit(math.prod(shape), kind)
+            drawn = self._unit(count, work)
         if (low, high) != (0, 1):
-            # one rounding, as PyTorch's fused multiply-add
-            wide: Any = np.float64 if kind.itemsize < 8 else np.longdouble
-            span = wide(kind.type(high) - kind.type(low))
-            unit = unit.astype(wide) * span + wide(kind.type(low))
-        return unit.astype(kind, copy=False).reshape(shape)
+            low, high = work.type(low), work.type(high)
+            drawn = fused(drawn, float(high - low), float(low))
+        elif work == kind:
+            return drawn
+        if work != kind:
+            drawn = drawn.astype(kind)
+        # rounding may reach the upper bound, which is excluded
+        drawn[drawn == kind.type(high)] = low
+        return drawn
 
-    def normal(self, shape: Shape, kind: Any, mean: float = 0.0, std: float = 1.0) -> Array:
-        """Normal numbers: blocks of 16 for 16 or more, one by one (the second of a pair kept) for
-        fewer.
+    def normal(
+        self, count: int, kind: Any, mean: float = 0.0, std: float = 1.0, dense: bool = True
+    ) -> Array:
+        """Normal numbers: blocks of 16 for 16 or more into `dense` memory, else pairs of which the
+        second may wait for the next draw.
         """
-        kind = _floating("normal", kind)
-        if kind.itemsize == 2:
-            return self.normal(shape, np.float32, mean, std).astype(kind)
-        count = math.prod(shape)
-        with self._lock:
-            if count < 16:
-                values = (
-                    np.array([self._one_normal() for _ in range(count)], np.float64) * std + mean
-                )
-                return values.astype(kind).reshape(shape)
-            unit = self._unit(count, kind)
-            tail = self._unit(16, kind) if count % 16 else None
-        out = np.empty(count, kind)
+        work = _work_type(kind)
+        if count < 16 or not dense:
+            drawn = self._paired_normals(count)
+            if (mean, std) != (0, 1):
+                drawn = fused(drawn, std, mean)
+            return _cast(drawn, kind)
         whole = count - count % 16
-        out[:whole] = _box_muller(unit[:whole], mean, std)
-        if tail is not None:
-            out[-16:] = _box_muller(tail, mean, std)
-        return out.reshape(shape)
-
-    def _one_normal(self) -> float:
-        if self._cached is not None:
-            value, self._cached = self._cached, None
-            return value
-        u1, u2 = self._unit(2, np.dtype(np.float64)).tolist()
-        radius, angle = math.sqrt(-2.0 * math.log1p(-u2)), 2.0 * math.pi * u1
-        self._cached = radius * math.sin(angle)
-        return radius * math.cos(angle)
-
-    def integers(self, low: int, high: int, shape: Shape, kind: Any = np.int64) -> Array:
-        """Integers in [low, high)."""
-        span = high - low
-        count = math.prod(shape)
         with self._lock:
-            raw = self._raw64(count) if span >= _WIDE else self._raw(count)
-        return ((raw % np.uint64(span)).astype(np.int64) + low).astype(kind).reshape(shape)
+            unit = self._unit(count if work == kind else whole, work)
+            tail = self._unit(16, work) if whole < count else None
+        drawn = box_muller(unit[:whole], mean, std)
+        if tail is None:
+            return drawn.astype(kind, copy=False)
+        out = np.empty(count, kind)
+        out[:whole] = drawn
+        out[-16:] = box_muller(tail, mean, std)  # the last 16 are drawn again
+        return out
+
+    def _paired_normals(self, count: int) -> Array:
+        with self._lock:
+            first = [] if self._waiting is None or not count else [self._waiting]
+            missing = (count - len(first) + 1) // 2
+            unit = self._unit(2 * missing, np.float64).reshape(-1, 2)
+            radius = np.sqrt(-2.0 * _library(math.log1p, np.log1p, -unit[:, 1]))
+            angle = 2.0 * math.pi * unit[:, 0]
+            made = np.empty((missing, 2))
+            made[:, 0] = radius * _library(math.cos, np.cos, angle)
+            made[:, 1] = radius * _library(math.sin, np.sin, angle)
+            drawn = np.concatenate([first, made.reshape(-1)])
+            if count:
+                self._waiting = float(drawn[-1]) if len(drawn) > count else None
+        return drawn[:count]
+
+    def integers(self, count: int, low: int, span: int) -> Array:
+        """int64 numbers in [low, low + span); `span` up to 2**64."""
+        with self._lock:
+            if span < _WIDE:
+                found = (self._words(count) % np.uint32(span)).astype(np.int64)
+            else:
+                wide = self._wide_words(count)
+                if span < 1 << 64:
+                    wide %= np.uint64(span)
+                found = wide.view(np.int64)
+        if low:
+            found += np.int64(low)
+        return found
+
+    def whole(self, count: int, kind: Any) -> Array:
+        """Integers over all that the type holds exactly, from zero."""
+        if kind == np.bool_:
+            with self._lock:
+                return (self._words(count) & np.uint32(1)).astype(np.bool_)
+        if kind.kind in "iu":
+            span = np.iinfo(kind).max + 1
+        else:
+            span = (1 << dtypes.digits(kind)) + 1
+        with self._lock:
+            drawn = self._wide_words(count) if kind.itemsize == 8 else self._words(count)
+        drawn %= drawn.dtype.type(span)
+        return drawn.astype(kind)
 
     def permutation(self, count: int) -> Array:
         """The numbers 0 to count-1 in random order."""
+        if count >= 0xFFFFFFFF // 20:  # where 32 bits would be uneven
+            return self._large_permutation(count)
         with self._lock:
-            raw = self._raw(max(count - 1, 0))
-        steps = (raw % np.arange(count, 1, -1, dtype=np.uint64)).tolist() if count > 1 else []
+            words = self._words(max(count - 1, 0))
+        steps = (words % np.arange(count, 1, -1, dtype=np.uint32)).tolist() if count > 1 else []
         order = list(range(count))
         for i, step in enumerate(steps):
             j = i + step
             order[i], order[j] = order[j], order[i]
         return np.array(order, np.int64)
 
-    def bernoulli(self, shape: Shape, p: Any, kind: Any) -> Array:
-        """Ones with probability `p`, a number or an array of `shape`."""
-        kind = np.dtype(kind)
+    def _large_permutation(self, count: int) -> Array:
         with self._lock:
-            if isinstance(p, np.ndarray):
-                single = p.dtype.kind != "f" or p.dtype.itemsize < 8
-                unit = self._unit(math.prod(shape), np.dtype(np.float32 if single else np.float64))
-            else:
-                unit = self._unit(math.prod(shape), np.dtype(np.float64))
-        drawn: Array = (unit.reshape(shape) < p).astype(kind)
+            places = self._wide_words(count)
+        places %= np.arange(1, count + 1, dtype=np.uint64)
+        order = np.arange(count)
+        for i in range(count):
+            place = places[i]
+            order[i], order[place] = order[place], i
+        return order
+
+    def bernoulli(self, p: Any, kind: Any, count: int | None = None) -> Array:
+        """Ones with the probabilities of the array `p` (flat), or `count` with the number `p`."""
+        single = count is None and p.dtype != np.float64
+        with self._lock:
+            unit = self._unit(
+                len(p) if count is None else count, np.dtype("f4") if single else np.float64
+            )
+        drawn: Array = (unit < (p.astype(unit.dtype) if single else p)).astype(kind)
         return drawn
 
-    def exponential(self, shape: Shape, kind: Any, rate: float = 1.0) -> Array:
+    def exponential(self, count: int, kind: Any, rate: float = 1.0) -> Array:
         """Exponential numbers of the given rate."""
-        kind = _floating("exponential", kind)
         with self._lock:
-            unit = self._unit(math.prod(shape), np.dtype(np.float64))
-        return (-1.0 / rate * np.log1p(-unit)).astype(kind).reshape(shape)
+            unit = self._unit(count, np.float64)
+        return _cast(-1.0 / rate * _library(math.log1p, np.log1p, -unit, kind), kind)
+
+    def cauchy(self, count: int, kind: Any, median: float = 0.0, sigma: float = 1.0) -> Array:
+        """Cauchy numbers."""
+        with self._lock:
+            unit = self._unit(count, np.float64)
+        angle = math.pi * (unit - 0.5)
+        return _cast(fused(_library(math.tan, np.tan, angle, kind), sigma, median), kind)
+
+    def geometric(self, count: int, kind: Any, p: float) -> Array:
+        """How many trials of probability `p` the first success takes."""
+        with self._lock:
+            unit = self._unit(count, np.float64)
+        return _cast(np.ceil(np.log(unit) / math.log1p(-p)), kind)
+
+    def log_normal(self, count: int, kind: Any, mean: float = 1.0, std: float = 2.0) -> Array:
+        """Numbers whose logarithms are normal."""
+        power = fused(self._paired_normals(count), std, mean)
+        return _cast(_library(math.exp, np.exp, power, kind), kind)
 
 
-_WIDE = 1 << 28  # from here on PyTorch draws 64 bits
+def _restored(state: Tensor) -> Generator:
+    return Generator().set_state(state)
 
 
-def _floating(where: str, kind: Any) -> np.dtype[Any]:
-    kind = np.dtype(kind)
-    if kind.kind != "f":
-        raise DTypeError(where, f"not implemented for {dtypes.of(kind)}", "a floating-point dtype")
-    return kind  # type: ignore[no-any-return]  # NumPy's stubs are wider
+def _library(
+    function: Callable[[float], float], ufunc: Any, values: Array, kind: Any = np.float64
+) -> Array:
+    """The function of the C library, as PyTorch's, where its last bit shows: NumPy has its own."""
+    if kind == np.float64:
+        try:
+            return np.fromiter(map(function, values.tolist()), np.float64, values.size)
+        except (OverflowError, ValueError):  # infinities, which NumPy returns
+            pass
+    found: Array = ufunc(values)
+    return found
 
 
-def _box_muller(unit: Array, mean: float, std: float) -> Array:
-    """Pairs inside blocks of 16: the first eight give radii, the last eight angles."""
-    blocks = unit.reshape(-1, 2, 8)
-    kind = unit.dtype.type
-    radius = np.sqrt(kind(-2) * np.log(kind(1) - blocks[:, 0]))
-    angle = kind(2 * math.pi) * blocks[:, 1]
-    out = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1).reshape(-1)
-    if (mean, std) != (0, 1):
-        out = out * kind(std) + kind(mean)
-    return out
+def _cast(values: Array, kind: Any) -> Array:
+    """float64 numbers in another type, by way of float32 into narrow ones, as in PyTorch."""
+    if kind.kind in "fV" and kind.itemsize == 2:
+        values = values.astype(np.float32)
+    return values.astype(kind, copy=False)
+
+
+def _work_type(kind: Any) -> Any:
+    """Narrow types are drawn in float32."""
+    return kind if kind.itemsize > 2 else np.dtype(np.float32)
 
 
 default_generator = Generator()
@@ -252,13 +372,13 @@ def pick(generator: Generator | None) -> Generator:
     return generator
 
 
-def manual_seed(seed: int) -> Generator:
-    """Seed the default generator."""
-    return default_generator.manual_seed(seed)
+def manual_seed(seed: Any) -> Generator:
+    """Seed the default generator with `int(seed)`."""
+    return default_generator.manual_seed(int(seed))
 
 
 def seed() -> int:
-    """Seed the default generator from the clock; returns the seed."""
+    """Seed the default generator from the system's entropy; returns the seed."""
     return default_generator.seed()
 
 
@@ -278,7 +398,9 @@ def set_rng_state(new_state: Tensor) -> None:
 
 
 @contextmanager
-def fork_rng(devices: Iterable[Any] | None = None, enabled: bool = True) -> Iterator[None]:
+def fork_rng(
+    devices: Iterable[Any] | None = None, enabled: bool = True, device_type: str = "cuda"
+) -> Iterator[None]:
     """Give the default generator its state back at the end of the block."""
     if devices:
         raise DeviceError("fork_rng", f"devices {list(devices)}", "the CPU only")

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
 
-from tensorlib import creation, dtypes, printing
+from tensorlib import dtypes, interop, printing, typed
 from tensorlib.autograd import engine, tape
 from tensorlib.autograd.tape import Handle, bump, check_inplace, mode, record, wrap
 from tensorlib.device import address, device_of, move, to_host
@@ -49,6 +49,7 @@ from tensorlib.ops import norm as norms
 from tensorlib.ops import shape as shapes
 from tensorlib.ops._common import Array, Grads, astype, dim_index
 from tensorlib.ops.out import direct, expect_distinct
+from tensorlib.utils import dlpack
 
 P = ParamSpec("P")
 # The class has methods of these names.
@@ -251,10 +252,7 @@ class Tensor:
     _extra: dict[str, Any] | None
 
     def __new__(cls, *data: Any, device: Any = None) -> Tensor:
-        if len(data) == 1 and not isinstance(data[0], _int):
-            made = creation.tensor(data[0], dtype=dtypes.get_default_dtype(), device=device)
-        else:
-            made = creation.zeros(*(data or (0,)), device=device)
+        made = typed.construct(data, dtypes.get_default_dtype(), device)
         return made if cls is Tensor else _as_class(made, cls)
 
     @classmethod
@@ -322,9 +320,9 @@ class Tensor:
         return False
 
     @property
-    def layout(self) -> str:
+    def layout(self) -> dtypes.layout:
         """Always strided."""
-        return "tensorlib.strided"
+        return dtypes.strided
 
     @property
     def requires_grad(self) -> _bool:
@@ -506,6 +504,8 @@ class Tensor:
         if dtype is None or array.dtype == dtype:
             return array.copy() if copy else array
         return array.astype(dtype)
+
+    __dlpack__, __dlpack_device__ = dlpack.exported, dlpack.exported_device
 
     def item(self) -> Any:
         """The only element as a Python number."""
@@ -716,8 +716,10 @@ class Tensor:
         return shapes.clone(result) if copy and result is self else result
 
     def type(self, dtype: Any = None) -> Any:
-        """The dtype's name, or `to(dtype)`."""
-        return f"tensorlib.{self.dtype.name}" if dtype is None else elementwise.cast(self, dtype)
+        """The name of its type (`tensorlib.FloatTensor`), or `to(dtype)`, also by such a name."""
+        if dtype is None:
+            return typed.type_name(self.dtype)
+        return elementwise.cast(self, typed.type_of(dtype))
 
     def type_as(self, other: Tensor) -> Tensor:
         """`to(other.dtype)`."""
@@ -781,67 +783,9 @@ class Tensor:
 
     # -- new tensors of the same type --------------------------------------------------------------
 
-    def new_tensor(
-        self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: _bool = False
-    ) -> Tensor:
-        """A tensor with a copy of `data`, by default of this dtype."""
-        return creation.tensor(
-            data,
-            dtype=dtype or self.dtype,
-            device=device or self.device,
-            requires_grad=requires_grad,
-        )
-
-    def new_zeros(
-        self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False
-    ) -> Tensor:
-        """Zeros, by default of this dtype."""
-        return creation.zeros(
-            *size,
-            dtype=dtype or self.dtype,
-            device=device or self.device,
-            requires_grad=requires_grad,
-        )
-
-    def new_ones(
-        self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False
-    ) -> Tensor:
-        """Ones, by default of this dtype."""
-        return creation.ones(
-            *size,
-            dtype=dtype or self.dtype,
-            device=device or self.device,
-            requires_grad=requires_grad,
-        )
-
-    def new_empty(
-        self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False
-    ) -> Tensor:
-        """Uninitialised memory, by default of this dtype."""
-        return creation.empty(
-            *size,
-            dtype=dtype or self.dtype,
-            device=device or self.device,
-            requires_grad=requires_grad,
-        )
-
-    def new_full(
-        self,
-        size: Any,
-        fill_value: Any,
-        *,
-        dtype: Any = None,
-        device: Any = None,
-        requires_grad: _bool = False,
-    ) -> Tensor:
-        """`fill_value` everywhere, by default of this dtype."""
-        return creation.full(
-            size,
-            fill_value,
-            dtype=dtype or self.dtype,
-            device=device or self.device,
-            requires_grad=requires_grad,
-        )
+    new_tensor, new_zeros, new_ones = typed.new_tensor, typed.new_zeros, typed.new_ones
+    new_empty, new_empty_strided = typed.new_empty, typed.new_empty_strided
+    new_full, new = typed.new_full, typed.new
 
     # -- in place, special -------------------------------------------------------------------------
 
@@ -1077,7 +1021,7 @@ class Tensor:
         return direct(elementwise.floor_divide)(other, self)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return linalg.matmul(creation.as_tensor(other), self)
+        return linalg.matmul(interop.as_tensor(other), self)
 
     def where(self, condition: Tensor, other: Any) -> Tensor:
         """`self` where `condition` is true, `other` elsewhere."""

@@ -3,108 +3,113 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tensorlib.autograd.tape import wrap
+from tensorlib.creation import empty_as
 from tensorlib.errors import InvalidValueError, ShapeError
-from tensorlib.ops._common import Array, Grads, record
+from tensorlib.ops import draws
+from tensorlib.random import default_generator
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
+_SELU_LIMIT = 1.7580993408473766
 
-def _check(where: str, p: float) -> None:
+
+def _dropped(
+    where: str, input: Tensor, p: float, training: bool, inplace: bool, *,
+    channels: bool = False, alpha: bool = False,
+) -> Tensor:  # fmt: skip
+    """`input` times noise of zeros (with probability `p`) and the factor that keeps the mean; one
+    number for each whole channel with `channels`; with `alpha`, of SELU's limit instead of zero.
+    """
     if not 0.0 <= p <= 1.0:
         raise InvalidValueError(
             where, f"dropout probability has to be between 0 and 1, but got {p}"
         )
-
-
-def _masked(input: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
-    from tensorlib import random
-
     x = input.array
-    keep: Array = random.default_generator.bernoulli(shape, 1 - p, np.bool_)
-    scale = 0.0 if p == 1 else 1.0 / (1.0 - p)
-
-    def dropout(grad: Array) -> Grads:
-        return (grad * keep * scale,)
-
-    return record(x * keep * x.dtype.type(scale), dropout, input)
+    if not training or p == 0 or not x.size:
+        return input
+    product = input.mul_ if inplace else input.mul
+    if p == 1:
+        return product(wrap(np.zeros((), x.dtype)))
+    if channels and x.ndim < 2:
+        raise ShapeError(
+            where, f"Feature dropout requires at least 2 dimensions in the input, shape {x.shape}"
+        )
+    shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
+    noise = wrap(np.empty(shape, x.dtype) if channels else empty_as(x, x.dtype))
+    draws.fill(noise.array, lambda n, k, _: default_generator.bernoulli(1 - p, k, n))
+    if not alpha:
+        return product(noise.div_(1 - p))
+    scale = 1.0 / math.sqrt((_SELU_LIMIT * _SELU_LIMIT * p + 1) * (1 - p))
+    offset = noise.add(-1).mul_(_SELU_LIMIT * scale).add_(_SELU_LIMIT * scale * p)
+    return product(noise.mul_(scale)).add_(offset)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """In training: elements zeroed with probability `p`, the rest divided by `1 - p`."""
-    _check("dropout", p)
-    return _apply(input, input.array.shape, p, training, inplace)
-
-
-def _apply(
-    input: Tensor, shape: tuple[int, ...], p: float, training: bool, inplace: bool
-) -> Tensor:
-    if not training or p == 0 or not math.prod(shape):
-        return input
-    if not inplace:
-        return _masked(input, shape, p)
-    from tensorlib.tensor import store
-
-    return store(input, "dropout_", lambda x: _masked(x, shape, p))
-
-
-def _channels(where: str, input: Tensor, spatial: int) -> tuple[int, ...]:
-    x = input.array
-    if x.ndim < 2:
-        raise ShapeError(
-            where, f"Feature dropout requires at least 2 dimensions in the input, shape {x.shape}"
-        )
-    if spatial != 2 and x.ndim == spatial + 1:  # one image: PyTorch leaves 2-d as it was
-        return (*x.shape[:1], *(1,) * spatial)
-    return (*x.shape[:2], *(1,) * (x.ndim - 2))
-
-
-def dropout1d(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """Whole channels of [N, C, L] zeroed."""
-    _check("dropout1d", p)
-    return _apply(input, _channels("dropout1d", input, 1), p, training, inplace)
-
-
-def dropout2d(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """Whole channels of [N, C, H, W] zeroed."""
-    _check("dropout2d", p)
-    return _apply(input, _channels("dropout2d", input, 2), p, training, inplace)
-
-
-def dropout3d(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    """Whole channels of [N, C, D, H, W] zeroed."""
-    _check("dropout3d", p)
-    return _apply(input, _channels("dropout3d", input, 3), p, training, inplace)
-
-
-_SELU_LIMIT = -1.7580993408473766
+    return _dropped("dropout", input, p, training, inplace)
 
 
 def alpha_dropout(
     input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Tensor:
-    """Dropout that keeps mean and variance of SELU outputs."""
-    from tensorlib import random
-    from tensorlib.ops import elementwise
-    from tensorlib.ops._common import wrap
+    """Dropout that keeps mean and variance of SELU outputs. Klambauer et al., 2017."""
+    return _dropped("alpha_dropout", input, p, training, inplace, alpha=True)
 
-    _check("alpha_dropout", p)
-    if inplace:
-        raise InvalidValueError("alpha_dropout", "inplace=True is not supported", "inplace=False")
-    if not training or p == 0:
-        return input
-    x = input.array
-    keep: Any = random.default_generator.bernoulli(x.shape, 1 - p, x.dtype)
-    a = 1.0 / math.sqrt((_SELU_LIMIT**2 * p + 1) * (1 - p)) if p < 1 else 0.0
-    offset = (keep - 1) * x.dtype.type(-_SELU_LIMIT * a) + x.dtype.type(-_SELU_LIMIT * a * p)
-    return elementwise.add(elementwise.mul(input, wrap(keep * x.dtype.type(a))), wrap(offset))
+
+def feature_alpha_dropout(
+    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """`alpha_dropout` of whole channels of [N, C, ...]."""
+    return _dropped("feature_alpha_dropout", input, p, training, inplace, channels=True, alpha=True)
+
+
+def _whole_channels(
+    where: str, input: Tensor, p: float, training: bool, inplace: bool, batched: bool
+) -> Tensor:
+    if batched:
+        return _dropped(where, input, p, training, inplace, channels=True)
+    result = _dropped(where, input.unsqueeze(0), p, training, inplace, channels=True)
+    return input if inplace else result.squeeze(0)
+
+
+def dropout1d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Whole channels of [N, C, L] or [C, L] zeroed."""
+    ndim = input.array.ndim
+    if ndim not in (2, 3):
+        raise ShapeError("dropout1d", f"input of shape {input.array.shape}", "2 or 3 dimensions")
+    return _whole_channels("dropout1d", input, p, training, inplace, ndim == 3)
+
+
+def dropout2d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Whole channels of [N, C, H, W] zeroed; of [N, C, L], with a warning."""
+    ndim = input.array.ndim
+    if ndim == 3:
+        _warn("dropout2d: a 3D input is taken as (N, C, L). Hint: use dropout1d for that.")
+    elif ndim != 4:
+        _warn(f"dropout2d: a {ndim}-D input is deprecated, 3 or 4 expected. Hint: use dropout.")
+    return _whole_channels("dropout2d", input, p, training, inplace, True)
+
+
+def dropout3d(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Whole channels of [N, C, D, H, W] or [C, D, H, W] zeroed."""
+    ndim = input.array.ndim
+    if ndim not in (4, 5):
+        _warn(f"dropout3d: a {ndim}-D input is deprecated, 4 or 5 expected. Hint: use dropout.")
+    return _whole_channels("dropout3d", input, p, training, inplace, ndim == 5)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=3)
