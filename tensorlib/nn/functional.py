@@ -76,7 +76,14 @@ from tensorlib.ops.embedding import (
     one_hot,
     pairwise_distance,
 )
-from tensorlib.ops.interpolation import affine_grid, grid_sample, interpolate
+from tensorlib.ops.interpolation import (
+    affine_grid,
+    grid_sample,
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)
 from tensorlib.ops.linalg import bilinear, linear
 from tensorlib.ops.loss import (
     gaussian_nll_loss,
@@ -120,6 +127,7 @@ from tensorlib.ops.pooling import (
     avg_pool3d,
     lp_pool1d,
     lp_pool2d,
+    lp_pool3d,
     max_pool1d,
     max_pool2d,
     max_pool3d,
@@ -207,6 +215,7 @@ __all__ = [
     "logsigmoid",
     "lp_pool1d",
     "lp_pool2d",
+    "lp_pool3d",
     "margin_ranking_loss",
     "max_pool1d",
     "max_pool2d",
@@ -255,6 +264,9 @@ __all__ = [
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "unfold",
+    "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]
 
 

@@ -6,6 +6,7 @@ Every mode but nearest is a matrix per dimension: each output is a weighted sum 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,37 @@ def _fixed_point(pixels: Array, matrix: Array, axis: int) -> Array:
     weights = np.where(scaled < 0, scaled - 0.5, scaled + 0.5).astype(np.int64)
     total = np.moveaxis(pixels, axis, -1).astype(np.int64) @ weights.T + (1 << (bits - 1))
     return np.moveaxis(np.clip(total >> bits, 0, 255).astype(np.uint8), -1, axis)
+
+
+def upsample(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """The old name of `interpolate`."""
+    _deprecated("upsample")
+    return interpolate(input, size, scale_factor, mode, align_corners)
+
+
+def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """The old name of `interpolate` with mode "nearest"."""
+    _deprecated("upsample_nearest")
+    return interpolate(input, size, scale_factor, "nearest")
+
+
+def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """The old name of `interpolate` with mode "bilinear" and aligned corners."""
+    _deprecated("upsample_bilinear")
+    return interpolate(input, size, scale_factor, "bilinear", align_corners=True)
+
+
+def _deprecated(name: str) -> None:
+    warnings.warn(
+        f"`nn.functional.{name}` is deprecated. Use `nn.functional.interpolate` instead.",
+        stacklevel=3,
+    )
 
 
 def _targets(

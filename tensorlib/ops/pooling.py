@@ -457,29 +457,41 @@ def lp_pool1d(
     input: Tensor, norm_type: float, kernel_size: int, stride: Any = None, ceil_mode: bool = False
 ) -> Tensor:
     """`sum(x**p) ** (1/p)` of each window of [N, C, L]."""
-    return _power(
-        avg_pool1d(elementwise.pow(input, norm_type), kernel_size, stride, 0, ceil_mode),
-        kernel_size,
-        norm_type,
-    )
+    return _powers("lp_pool1d", input, norm_type, kernel_size, stride, ceil_mode, 1)
 
 
 def lp_pool2d(
     input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Tensor:
     """`sum(x**p) ** (1/p)` of each window of [N, C, H, W]."""
-    k = sizes_of("lp_pool2d", "kernel_size", kernel_size, 2, 1)
-    return _power(
-        avg_pool2d(elementwise.pow(input, norm_type), k, stride, 0, ceil_mode),
-        math.prod(k),
-        norm_type,
-    )
+    return _powers("lp_pool2d", input, norm_type, kernel_size, stride, ceil_mode, 2)
 
 
-def _power(mean: Tensor, count: int, norm_type: float) -> Tensor:
+def lp_pool3d(
+    input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Tensor:
+    """`sum(x**p) ** (1/p)` of each window of [N, C, D, H, W]."""
+    return _powers("lp_pool3d", input, norm_type, kernel_size, stride, ceil_mode, 3)
+
+
+def _powers(
+    where: str,
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Any,
+    stride: Any,
+    ceil_mode: bool,
+    spatial: int,
+) -> Tensor:
     from tensorlib.ops.activation import relu
 
-    total = elementwise.mul(
-        elementwise.mul(elementwise.sign(mean), relu(elementwise.abs(mean))), count
-    )
-    return elementwise.pow(total, 1.0 / norm_type)
+    if math.isinf(norm_type):
+        size = elementwise.abs(input)
+        size = size if norm_type > 0 else elementwise.neg(size)
+        result = _max(where, size, kernel_size, stride, 0, 1, ceil_mode, False, spatial)
+        return result if norm_type > 0 else elementwise.neg(result)
+    k = sizes_of(where, "kernel_size", kernel_size, spatial, 1)
+    power = elementwise.pow(input, norm_type)
+    mean = _average(where, power, k, stride, 0, ceil_mode, True, None, spatial)
+    total = elementwise.mul(elementwise.sign(mean), relu(elementwise.abs(mean)))
+    return elementwise.pow(elementwise.mul(total, math.prod(k)), 1.0 / norm_type)
