@@ -572,7 +572,7 @@ class Tensor:
         return printing.text(self)
 
     def __format__(self, spec: str) -> str:
-        if self.array.ndim == 0 and spec:
+        if self.array.ndim == 0 and type(self) is Tensor:
             return self.array.item().__format__(spec)  # type: ignore[no-any-return]
         return object.__format__(self, spec)
 
