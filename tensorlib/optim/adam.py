@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-import tensorlib
-from tensorlib.device import array_namespace
-from tensorlib.optim.optimizer import Array, Group, Optimizer
+import numpy as np
+
+from tensorlib.errors import InvalidValueError, ShapeError
+from tensorlib.optim.inplace import addcdiv_, addcmul_, div_, lerp_, mul_, shift_
+from tensorlib.optim.optimizer import Group, State
+from tensorlib.optim.rule import Rule, check_betas, check_lr, check_options, number, scalar
 from tensorlib.tensor import Tensor
 
-__all__ = ["Adam", "AdamW", "adam"]
+__all__ = ["Adam", "AdamW"]
+
+Betas = tuple[float | Tensor, float | Tensor]
 
 
-class Adam(Optimizer):
+class Adam(Rule):
     """Adam (Kingma and Ba, 2015).
 
         m = beta1 · m + (1 - beta1) · g          v = beta2 · v + (1 - beta2) · g²
         param -= lr · m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
 
     `weight_decay` is added to the gradient, or with `decoupled_weight_decay` shrinks the parameter
-    by lr · weight_decay (AdamW). With `amsgrad` the largest v so far is used. `foreach` and `fused`
-    choose among torch's own loops and are accepted without effect.
+    by lr · weight_decay (AdamW). With `amsgrad` the largest v so far is used.
     """
+
+    _late: ClassVar[Group] = {
+        "amsgrad": False,
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "decoupled_weight_decay": False,
+        "fused": None,
+    }
+    _shaped = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: float | Tensor = 1e-3,
+        betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
         amsgrad: bool = False,
@@ -41,9 +55,18 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
+        where = type(self).__name__
+        each = bool(foreach) and not capturable
+        if isinstance(lr, Tensor) and each:
+            raise InvalidValueError(where, _UNSUPPORTED.format("lr"))
+        check_lr(where, lr)
+        check_options(where, eps=eps)
+        check_betas(where, betas)
+        check_options(where, weight_decay=weight_decay)
+        _check_kind(where, betas, each)
         defaults = {
             "lr": lr,
-            "betas": betas,
+            "betas": tuple(map(scalar, betas)),
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
@@ -56,30 +79,24 @@ class Adam(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def update(self, param: Tensor, grad: Array, group: Group) -> None:
-        state = self.state[param]
-        if not state:
-            zeros_like = array_namespace(param.array).zeros_like
-            state["step"] = tensorlib.tensor(0.0, dtype=tensorlib.float32)
-            state["exp_avg"] = Tensor._wrap(zeros_like(param.array))
-            state["exp_avg_sq"] = Tensor._wrap(zeros_like(param.array))
-            if group["amsgrad"]:
-                state["max_exp_avg_sq"] = Tensor._wrap(zeros_like(param.array))
-        state["step"].array[...] += 1
-        adam(
-            param.array,
-            grad,
-            state["exp_avg"].array,
-            state["exp_avg_sq"].array,
-            state["max_exp_avg_sq"].array if group["amsgrad"] else None,
-            step=float(state["step"].array),
-            lr=group["lr"],
-            betas=group["betas"],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            decoupled=group["decoupled_weight_decay"],
-            scratch=(self.scratch(param.array), self.scratch(param.array, 1)),
-        )
+    def _names(self, group: Group) -> tuple[str, ...]:
+        return self._shaped if group["amsgrad"] else self._shaped[:2]
+
+    def _update(self, group: Group) -> None:
+        lr, eps = number(group["lr"]), group["eps"]
+        beta1, beta2 = map(number, group["betas"])
+        if group["foreach"] and isinstance(group["lr"], Tensor) and not group["capturable"]:
+            raise ShapeError(f"{type(self).__name__}.step", _UNSUPPORTED.format("lr"))
+        for x, g, (m, v, *top), step, (w, _, u, _) in self._live(group, self._names(group)):
+            lerp_(m, g, 1 - beta1, w)
+            mul_(v, beta2, w)
+            addcmul_(v, g, g, 1 - beta2, w)
+            if top:
+                v = np.maximum(top[0], v, out=top[0])
+            np.sqrt(v, u)
+            div_(u, (1 - beta2**step) ** 0.5, w)
+            shift_(u, eps)
+            addcdiv_(x, m, u, -(lr / (1 - beta1**step)), w)
 
 
 class AdamW(Adam):
@@ -88,8 +105,8 @@ class AdamW(Adam):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        lr: float | Tensor = 1e-3,
+        betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
@@ -115,45 +132,23 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
         )
 
+    def __setstate__(self, state: State) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
 
-def adam(
-    param: Array,
-    grad: Array,
-    exp_avg: Array,
-    exp_avg_sq: Array,
-    max_exp_avg_sq: Array | None,
-    *,
-    step: float,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    scratch: tuple[Array, Array],
-) -> None:
-    """One step on arrays of one shape; changes all but `grad`, overwrites `scratch`."""
-    xp = array_namespace(param)
-    work, spare = scratch
-    beta1, beta2 = betas
-    if weight_decay:
-        if decoupled:
-            param *= 1 - lr * weight_decay
-        else:
-            grad = xp.add(grad, xp.multiply(param, weight_decay, out=spare), out=spare)
-    # exp_avg += (1 - beta1) · (grad - exp_avg)
-    xp.subtract(grad, exp_avg, out=work)
-    work *= 1 - beta1
-    exp_avg += work
-    # exp_avg_sq = beta2 · exp_avg_sq + (1 - beta2) · grad²
-    exp_avg_sq *= beta2
-    xp.multiply(grad, grad, out=work)
-    work *= 1 - beta2
-    exp_avg_sq += work
-    if max_exp_avg_sq is not None:
-        exp_avg_sq = xp.maximum(max_exp_avg_sq, exp_avg_sq, out=max_exp_avg_sq)
-    xp.sqrt(exp_avg_sq, out=work)
-    work /= math.sqrt(1 - beta2**step)
-    work += eps
-    xp.divide(exp_avg, work, out=work)
-    work *= lr / (1 - beta1**step)
-    param -= work
+
+_UNSUPPORTED = "{} as a Tensor is not supported for capturable=False and foreach=True"
+
+
+def _check_kind(where: str, betas: Betas, each: bool) -> None:
+    kinds = [type(b) if not isinstance(b, float | Tensor) else isinstance(b, Tensor) for b in betas]
+    if kinds not in ([False, False], [True, True]):
+        raise InvalidValueError(
+            where, f"betas must be either both floats or both Tensors, but got {betas}"
+        )
+    for i, beta in enumerate(betas):
+        if isinstance(beta, Tensor) and each:
+            raise InvalidValueError(where, _UNSUPPORTED.format(f"betas[{i}]"))
+        if isinstance(beta, Tensor) and beta.numel() != 1:
+            raise InvalidValueError(where, f"Tensor betas[{i}] must be 1-element")

@@ -1,31 +1,88 @@
-"""Optimizer: groups of parameters, the state kept for each, and both as a state dict."""
+"""Optimizer: groups of parameters, the state kept for each, hooks, and state dicts."""
 
 from __future__ import annotations
 
-import copy
+import functools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from copy import deepcopy
+from itertools import chain
+from typing import Any, ClassVar
 
 import numpy as np
 
 import tensorlib
-from tensorlib.autograd.tape import bump
-from tensorlib.device import array_namespace
+from tensorlib.autograd.tape import Handle
+from tensorlib.errors import AutogradError, InvalidValueError, UnsupportedError
 from tensorlib.tensor import Tensor
 
-__all__ = ["Optimizer"]
+__all__ = [
+    "Optimizer",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
+]
 
 Array = Any
 Group = dict[str, Any]
+State = dict[str, Any]
+
+_before_all: list[Callable[..., Any]] = []
+_after_all: list[Callable[..., Any]] = []
+
+
+def register_optimizer_step_pre_hook(hook: Callable[..., Any]) -> Handle:
+    """Call `hook(optimizer, args, kwargs)` before `step` of every optimizer; see
+    `Optimizer.register_step_pre_hook`.
+    """
+    return Handle(_before_all, hook)
+
+
+def register_optimizer_step_post_hook(hook: Callable[..., Any]) -> Handle:
+    """Call `hook(optimizer, args, kwargs)` after `step` of every optimizer."""
+    return Handle(_after_all, hook)
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()  # a default that every group has to give
+
+
+def _with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step`, which a class defines, between the hooks of its instances."""
+
+    @functools.wraps(step)
+    def hooked(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        mine = self._hooks
+        before, after = mine["step_pre"], mine["step_post"]
+        quiet = not (before or after or _before_all or _after_all)
+        # a subclass calls its parent's step within its own, which has run the hooks
+        if quiet or type(self).step is not hooked:
+            return step(self, *args, **kwargs)
+        given: tuple[Any, ...] = (self, *args)
+        for hook in chain(_before_all, before):
+            result = hook(self, given, kwargs)
+            if result is not None:
+                if not (isinstance(result, tuple) and len(result) == 2):
+                    raise AutogradError(
+                        f"{type(self).__name__}.step",
+                        f"a pre-hook must return None or a tuple of (new_args, new_kwargs), but got"
+                        f" {result}",
+                    )
+                given, kwargs = result
+        out = step(*given, **kwargs)
+        for hook in chain(after, _after_all):
+            hook(self, given, kwargs)
+        return out
+
+    return hooked
 
 
 class Optimizer:
-    """Base class of optimizers.
-
-    A subclass gives its defaults and writes `update(param, grad, group)`, which changes
-    the array of one parameter in place.
+    """Base class of optimizers: a subclass gives its defaults and writes `step`.
 
     Args:
         params: tensors, (name, tensor) pairs, or dicts with a "params" key and the options that
@@ -33,32 +90,35 @@ class Optimizer:
         defaults: options of groups that do not set them.
     """
 
+    # Options that state dicts of old versions lack, and counters they hold as plain numbers.
+    _late: ClassVar[Group] = {}
+    _counters: tuple[str, ...] = ("step",)
+    # State of a parameter that has its shape.
+    _shaped: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__:
+            cls.step = _with_hooks(cls.__dict__["step"])  # type: ignore[method-assign]
+
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
+        self.defaults = defaults
+        self._hooks: defaultdict[str, list[Callable[..., Any]]] = defaultdict(list)
         if isinstance(params, Tensor):
             raise TypeError(
-                f"{type(self).__name__}: params is a Tensor; expected an iterable of Tensors or"
-                " dicts. Hint: pass [tensor]."
+                f"{type(self).__name__}: params argument given to the optimizer should be an"
+                f" iterable of Tensors or dicts, but got {type(params).__name__}."
+                " Hint: pass [tensor]."
             )
-        if defaults.get("differentiable"):
-            raise NotImplementedError(
-                f"{type(self).__name__}: differentiable=True is not supported; the update is made"
-                " outside the tape"
-            )
-        if defaults.get("capturable"):
-            raise NotImplementedError(
-                f"{type(self).__name__}: capturable=True is not supported (CUDA graphs)"
-            )
-        _check(self, defaults)
-        self.defaults = defaults
-        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.state: defaultdict[Tensor, State] = defaultdict(dict)
         self.param_groups: list[Group] = []
-        self._stepped = False
-        self._scratch: dict[tuple[str, str, int], Array] = {}
         groups = list(params)
         if not groups:
-            raise ValueError(
-                "optimizer got an empty parameter list. Hint: a model's parameters() can be used up"
-                " only once; pass list(model.parameters())."
+            raise InvalidValueError(
+                type(self).__name__,
+                "optimizer got an empty parameter list",
+                hint="a model's parameters() can be used up only once; pass"
+                " list(model.parameters())",
             )
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
@@ -67,166 +127,233 @@ class Optimizer:
 
     def add_param_group(self, param_group: Group) -> None:
         """Add parameters with options of their own: {"params": ..., "lr": ..., ...}."""
+        where = type(self).__name__
         if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, but got {type(param_group).__name__}")
-        params = param_group["params"]
-        if isinstance(params, Tensor):
-            params = [params]
-        elif isinstance(params, set):
-            raise TypeError(
-                "optimizer parameters need to be organized in ordered collections, but the ordering"
-                " of tensors in sets will change between runs. Please use a list instead."
-            )
-        params = list(params)
+            raise TypeError(f"{where}: param_group must be a dict, but got {type(param_group)}")
+        params = _listed(where, param_group["params"])
         names = [p[0] for p in params if isinstance(p, tuple)]
-        if names and len(names) != len(params):
-            raise ValueError(
-                "all optimizer params should be with/without names. Some param names are missing"
-            )
-        params = [p[1] if isinstance(p, tuple) else p for p in params]
+        if names:
+            if len(names) != len(params):
+                raise InvalidValueError(
+                    where,
+                    "all optimizer params should be with/without names. Some param names are"
+                    " missing",
+                )
+            param_group["param_names"] = names
+            params = [p[1] for p in params]
         for param in params:
             if not isinstance(param, Tensor):
                 raise TypeError(
-                    "optimizer can only optimize Tensors, but one of the params is"
+                    f"{where}: optimizer can only optimize Tensors, but one of the params is"
                     f" {type(param).__name__}"
                 )
-            if param.grad_fn is not None:
-                raise ValueError("can't optimize a non-leaf Tensor")
+            if not (param.is_leaf or param.retains_grad):
+                raise InvalidValueError(where, "can't optimize a non-leaf Tensor")
+        param_group["params"] = params
+        for name, default in self.defaults.items():
+            if default is required and name not in param_group:
+                raise InvalidValueError(
+                    where,
+                    "parameter group didn't specify a value of required optimization parameter"
+                    f" {name}",
+                )
+            param_group.setdefault(name, default)
+        if param_group.get("differentiable"):
+            raise UnsupportedError(
+                where,
+                "differentiable=True is not supported",
+                "the update is made in place, outside the tape",
+            )
         if len({id(p) for p in params}) != len(params):
             warnings.warn(
-                "optimizer contains a parameter group with duplicate parameters", stacklevel=3
+                f"{where}: optimizer contains a parameter group with duplicate parameters; in"
+                " future, this will cause an error",
+                stacklevel=3,
             )
         for group in self.param_groups:
-            if ("param_names" in group) != bool(names):
-                raise ValueError("all optimizer param groups should be with/without names.")
+            if ("param_names" in group) != ("param_names" in param_group):
+                kind = "with names" if "param_names" in param_group else "without names"
+                raise InvalidValueError(
+                    where,
+                    "all optimizer param groups should be with/without names. cannot add param"
+                    f" group {kind} to the optimizer",
+                )
         known = {id(p) for group in self.param_groups for p in group["params"]}
         if any(id(p) in known for p in params):
-            raise ValueError("some parameters appear in more than one parameter group")
-        param_group["params"] = params
-        if names:
-            param_group["param_names"] = names
-        for name, default in self.defaults.items():
-            param_group.setdefault(name, default)
-        _check(self, param_group)
+            raise InvalidValueError(
+                where, "some parameters appear in more than one parameter group"
+            )
         self.param_groups.append(param_group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
         for group in self.param_groups:
             for param in group["params"]:
+                grad = param.grad
+                if grad is None:
+                    continue
                 if set_to_none:
                     param.grad = None
-                elif param.grad is not None:
-                    param.grad = param.grad.detach()
-                    param.grad.zero_()
+                    continue
+                if grad.grad_fn is not None:
+                    grad.detach_()
+                else:
+                    grad.requires_grad_(False)
+                grad.zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
         `closure` evaluates the loss again (with gradients on) before; its result is returned.
         """
-        loss = None
-        if closure is not None:
-            with tensorlib.enable_grad():
-                loss = closure()
-        self._stepped = True
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                grad = param.grad.array
-                if group.get("maximize"):
-                    grad = -grad
-                self.update(param, grad, group)
-                bump(param)
-        return loss
+        raise NotImplementedError(f"{type(self).__name__} has no step")
 
-    def update(self, param: Tensor, grad: Array, group: Group) -> None:
-        """Change `param.array` in place by the rule; `self.state[param]` is free to use."""
-        raise NotImplementedError(f"{type(self).__name__} has no update rule")
+    # -- hooks -------------------------------------------------------------------------------------
 
-    def scratch(self, like: Array, number: int = 0) -> Array:
-        """An array of `like`'s shape and dtype for intermediate values, reused by every call."""
-        xp = array_namespace(like)
-        key = (xp.__name__, like.dtype.str, number)
-        held = self._scratch.get(key)
-        if held is None or held.size < like.size:
-            held = self._scratch[key] = xp.empty(like.size, like.dtype)
-        return held[: like.size].reshape(like.shape)
+    def _register(self, kind: str, hook: Callable[..., Any], prepend: bool = False) -> Handle:
+        hooks = self._hooks[kind]
+        handle = Handle(hooks, hook)
+        if prepend:
+            hooks.insert(0, hooks.pop())
+        return handle
 
-    # --- state -----------------------------------------------------------------------------------
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> Handle:
+        """Call `hook(optimizer, args, kwargs)` before `step`; `args` begins with the optimizer. It
+        may return new (args, kwargs).
+        """
+        return self._register("step_pre", hook)
 
-    def state_dict(self) -> dict[str, Any]:
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> Handle:
+        """Call `hook(optimizer, args, kwargs)` after `step`."""
+        return self._register("step_post", hook)
+
+    def register_state_dict_pre_hook(
+        self, hook: Callable[[Optimizer], None], prepend: bool = False
+    ) -> Handle:
+        """Call `hook(optimizer)` before `state_dict`."""
+        return self._register("state_dict_pre", hook, prepend)
+
+    def register_state_dict_post_hook(
+        self, hook: Callable[[Optimizer, State], State | None], prepend: bool = False
+    ) -> Handle:
+        """Call `hook(optimizer, state_dict)` after `state_dict`; a dict it returns is used."""
+        return self._register("state_dict_post", hook, prepend)
+
+    def register_load_state_dict_pre_hook(
+        self, hook: Callable[[Optimizer, State], State | None], prepend: bool = False
+    ) -> Handle:
+        """Call `hook(optimizer, state_dict)` before loading; a dict it returns is loaded."""
+        return self._register("load_pre", hook, prepend)
+
+    def register_load_state_dict_post_hook(
+        self, hook: Callable[[Optimizer], None], prepend: bool = False
+    ) -> Handle:
+        """Call `hook(optimizer)` after loading."""
+        return self._register("load_post", hook, prepend)
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> State:
         """{"state": {index: {...}}, "param_groups": [...]} in torch's layout, sharing memory."""
+        for before in self._hooks["state_dict_pre"]:
+            before(self)
         numbers: dict[int, int] = {}
-        groups = []
+        groups, start = [], 0
         for group in self.param_groups:
-            for param in group["params"]:
-                numbers.setdefault(id(param), len(numbers))
+            for i, param in enumerate(group["params"], start):
+                numbers.setdefault(id(param), i)
             packed = {key: value for key, value in group.items() if key != "params"}
             packed["params"] = [numbers[id(param)] for param in group["params"]]
+            start += len(packed["params"])
             groups.append(packed)
-        state = {numbers[id(param)]: values for param, values in self.state.items()}
-        return {"state": state, "param_groups": groups}
+        state = {
+            numbers[id(key)] if isinstance(key, Tensor) else key: values
+            for key, values in self.state.items()
+        }
+        made: State = {"state": state, "param_groups": groups}
+        for after in self._hooks["state_dict_post"]:
+            changed = after(self, made)
+            made = made if changed is None else changed
+        return made
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over options and state (Tensors or arrays are copied).
+    def load_state_dict(self, state_dict: State) -> None:
+        """Take over options and state. As in torch, Tensors that need no conversion are shared
+        with `state_dict`; NumPy arrays are copied.
 
         Raises ValueError where the groups, their sizes or the shapes of the state do not match.
         """
-        saved = [dict(group) for group in state_dict["param_groups"]]
+        state_dict = state_dict.copy()
+        for before in self._hooks["load_pre"]:
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        where = f"{type(self).__name__}.load_state_dict"
+        saved = deepcopy(state_dict["param_groups"])
         if len(saved) != len(self.param_groups):
-            raise ValueError(
-                "loaded state dict has a different number of parameter groups:"
-                f" {len(saved)}, the optimizer has {len(self.param_groups)}"
+            raise InvalidValueError(
+                where,
+                f"loaded state dict has a different number of parameter groups: {len(saved)}",
+                f"the optimizer has {len(self.param_groups)}",
             )
-        by_number: dict[int, Tensor] = {}
+        places: dict[Any, tuple[Tensor, Group]] = {}
         for i, (old, group) in enumerate(zip(saved, self.param_groups, strict=True)):
             if len(old["params"]) != len(group["params"]):
-                raise ValueError(
+                raise InvalidValueError(
+                    where,
                     "loaded state dict contains a parameter group that doesn't match the size of"
-                    f" optimizer's group: group {i} has {len(old['params'])} parameters, the"
-                    f" optimizer {len(group['params'])}"
+                    f" optimizer's group: group {i} has {len(old['params'])} parameters",
+                    f"the optimizer {len(group['params'])}",
                 )
-            by_number.update(zip(old["params"], group["params"], strict=True))
-        state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
-        wrong = []
+            for number, param in zip(old["params"], group["params"], strict=True):
+                places[number] = param, old
+        state: defaultdict[Any, State] = defaultdict(dict)
         for number, values in state_dict["state"].items():
-            if number not in by_number:
-                raise ValueError(f"loaded state dict has state for the unknown parameter {number}")
-            param = by_number[number]
-            for key, value in values.items():
-                value = _own(value, param, key)
-                if isinstance(value, Tensor) and value.dim() and value.shape != param.shape:
-                    wrong.append(
-                        f"state {number} {key}: {tuple(value.shape)}, the parameter has"
-                        f" {tuple(param.shape)}"
-                    )
-                state[param][key] = value
-        if wrong:
-            raise ValueError("loaded state dict does not fit:\n  " + "\n  ".join(wrong))
-        self.state = state
+            if number in places:
+                param, old = places[number]
+                state[param] = _fitted(values, param, old)
+            else:
+                state[number] = values
+        self._check_shapes(where, {n: (p, state[p]) for n, (p, _) in places.items() if p in state})
         for old, group in zip(saved, self.param_groups, strict=True):
-            params, names = group["params"], group.get("param_names")
-            group.clear()
-            group.update(copy.deepcopy({k: v for k, v in old.items() if k != "params"}))
-            group["params"] = params
-            if names is not None:
-                group.setdefault("param_names", names)
-            for name, default in self.defaults.items():
-                group.setdefault(name, default)
+            old["params"] = group["params"]
+            if "param_names" in group:
+                old.setdefault("param_names", group["param_names"])
+        self.__setstate__({"state": state, "param_groups": saved})
+        for after in self._hooks["load_post"]:
+            after(self)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def _check_shapes(self, where: str, loaded: dict[Any, tuple[Tensor, State]]) -> None:
+        wrong = [
+            f"state {number} {key}: {tuple(values[key].shape)}, the parameter has"
+            f" {tuple(param.shape)}"
+            for number, (param, values) in loaded.items()
+            for key in self._shaped
+            if isinstance(values.get(key), Tensor) and values[key].shape != param.shape
+        ]
+        if wrong:
+            raise InvalidValueError(
+                where, "loaded state dict does not fit:\n  " + "\n  ".join(wrong)
+            )
+
+    def __getstate__(self) -> State:
         return {
             "defaults": self.defaults,
             "state": self.state,
             "param_groups": self.param_groups,
-            "_stepped": self._stepped,
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         self.__dict__.update(state)
-        self._scratch = {}
+        if "_hooks" not in self.__dict__:
+            self._hooks = defaultdict(list)
+        self.defaults.setdefault("differentiable", False)
+        for group in self.param_groups:
+            for name, value in self._late.items():
+                group.setdefault(name, value)
+            for param in group["params"]:
+                values = self.state.get(param) or {}
+                for key in self._counters:
+                    if key in values and not isinstance(values[key], Tensor):
+                        values[key] = counter(values[key], group)
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} ("
@@ -237,37 +364,39 @@ class Optimizer:
         return text + ")"
 
 
-def _own(value: Any, param: Tensor, key: str) -> Any:
-    """A copy of `value` on the parameter's device and, but for counters, in its dtype."""
+def counter(value: float, group: Group) -> Tensor:
+    """A 0-dim tensor that counts, in the dtype torch uses for it."""
+    double = tensorlib.get_default_dtype() == tensorlib.float64 and not group.get("fused")
+    made: Tensor = tensorlib.tensor(
+        float(value), dtype=tensorlib.float64 if double else tensorlib.float32
+    )
+    return made
+
+
+def _listed(where: str, params: Any) -> list[Any]:
+    if isinstance(params, Tensor):
+        return [params]
+    if isinstance(params, set):
+        raise TypeError(
+            f"{where}: optimizer parameters need to be organized in ordered collections, but the"
+            " ordering of tensors in sets will change between runs. Please use a list instead."
+        )
+    return list(params)
+
+
+def _fitted(value: Any, param: Tensor, group: Group, key: Any = None) -> Any:
+    """`value` with its tensors on the parameter's device and, but for counters, in its dtype."""
     if isinstance(value, np.ndarray | np.generic):
         value = Tensor._wrap(np.array(value))
-    if not isinstance(value, Tensor):
-        return copy.deepcopy(value)
-    value = value.detach().clone()
-    if key == "step":
-        return value
-    value = value.to(param.device)
-    return value.to(param.dtype) if param.is_floating_point() else value
-
-
-_AT_LEAST_ZERO = ("lr", "eps", "weight_decay", "momentum")
-
-
-def _check(optimizer: Optimizer, group: Group) -> None:
-    """Refuse options that make no sense, with torch's exception type."""
-    for name in _AT_LEAST_ZERO:
-        value = group.get(name, 0)
-        if isinstance(value, Tensor):
-            raise TypeError(
-                f"{type(optimizer).__name__}: {name} is a Tensor; expected a number."
-                " Hint: pass value.item()."
-            )
-        if not value >= 0:
-            label = {"lr": "learning rate", "eps": "epsilon value"}.get(name, f"{name} value")
-            raise ValueError(f"{type(optimizer).__name__}: Invalid {label}: {value}; expected >= 0")
-    for i, beta in enumerate(group.get("betas", ())):
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(
-                f"{type(optimizer).__name__}: Invalid beta parameter at index {i}: {beta};"
-                " expected in [0, 1)"
-            )
+    if isinstance(value, Tensor):
+        if key == "step":
+            if group.get("capturable") or group.get("fused"):
+                return value.to(dtype=tensorlib.float32, device=param.device)
+            return value
+        value = value.to(param.device)
+        return value.to(param.dtype) if param.is_floating_point() else value
+    if isinstance(value, dict):
+        return {k: _fitted(v, param, group, k) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value)(_fitted(v, param, group) for v in value)
+    return value

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-from tensorlib.device import array_namespace
-from tensorlib.optim.optimizer import Array, Group, Optimizer
+import numpy as np
+
+from tensorlib.autograd.tape import wrap
+from tensorlib.errors import InvalidValueError
+from tensorlib.optim.inplace import add_, mul_
+from tensorlib.optim.optimizer import Group, State
+from tensorlib.optim.rule import Rule, check_lr, check_options, number
 from tensorlib.tensor import Tensor
 
-__all__ = ["SGD", "sgd"]
+__all__ = ["SGD"]
 
 
-class SGD(Optimizer):
+class SGD(Rule):
     """Gradient descent with momentum (Sutskever et al., 2013, as torch writes it).
 
         g = grad + weight_decay · param
         buffer = momentum · buffer + (1 - dampening) · g        (the first: g itself)
         param -= lr · (g + momentum · buffer  if nesterov else  buffer)
 
-    `foreach` and `fused` choose among torch's own loops and are accepted without effect.
+    Raises ValueError for negative options, and for `nesterov` without momentum or with dampening.
     """
+
+    _late: ClassVar[Group] = {
+        "nesterov": False,
+        "maximize": False,
+        "foreach": None,
+        "differentiable": False,
+        "fused": False,
+    }
+    _counters = ()
+    _shaped = ("momentum_buffer",)
 
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         momentum: float = 0,
         dampening: float = 0,
-        weight_decay: float = 0,
+        weight_decay: float | Tensor = 0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
@@ -36,8 +51,14 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
+        check_lr("SGD", lr)
+        check_options("SGD", momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+            raise InvalidValueError(
+                "SGD",
+                "Nesterov momentum requires a momentum and zero dampening, but got momentum"
+                f" {momentum} and dampening {dampening}",
+            )
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -51,55 +72,34 @@ class SGD(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def update(self, param: Tensor, grad: Array, group: Group) -> None:
-        buffer, dampening = None, group["dampening"]
+    def _start(self, state: State, param: Tensor, group: Group) -> None:
         if group["momentum"]:
-            state = self.state[param]
-            if state.get("momentum_buffer") is None:
-                # the first gradient enters the buffer as it is
-                zeros = array_namespace(grad).zeros_like(param.array)
-                state["momentum_buffer"], dampening = Tensor._wrap(zeros), 0
-            buffer = state["momentum_buffer"].array
-        sgd(
-            param.array,
-            grad,
-            buffer,
-            lr=group["lr"],
-            momentum=group["momentum"],
-            dampening=dampening,
-            weight_decay=group["weight_decay"],
-            nesterov=group["nesterov"],
-            scratch=(self.scratch(param.array), self.scratch(param.array, 1)),
-        )
+            state["momentum_buffer"] = None
 
+    def _update(self, group: Group) -> None:
+        lr, momentum, nesterov = -number(group["lr"]), group["momentum"], group["nesterov"]
+        rest = 1 - group["dampening"]
+        if not momentum:
+            for x, g, _, _, (w, *_) in self._live(group, ()):
+                add_(x, g, lr, w)
+            return
+        for x, g, (buffer,), first, (w, t, *_) in self._live(
+            group, ("momentum_buffer",), self._buffer
+        ):
+            if first:
+                buffer[...] = g
+            else:
+                mul_(buffer, momentum, w)
+                add_(buffer, g, rest, w)
+            if nesterov:
+                add_(g, buffer, momentum, w, t)
+                add_(x, t, lr, w)
+            else:
+                add_(x, buffer, lr, w)
 
-def sgd(
-    param: Array,
-    grad: Array,
-    buffer: Array | None,
-    *,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    scratch: tuple[Array, Array],
-) -> None:
-    """One step on arrays of one shape; changes `param` and `buffer`, overwrites `scratch`."""
-    xp = array_namespace(param)
-    work, spare = scratch
-    direction = grad
-    if weight_decay:
-        direction = xp.multiply(param, weight_decay, out=work)
-        direction += grad
-    if momentum and buffer is not None:
-        buffer *= momentum
-        if dampening:
-            direction = xp.multiply(direction, 1 - dampening, out=work)
-        buffer += direction
-        if nesterov:
-            # the buffer already holds momentum · old + g
-            direction = xp.add(direction, xp.multiply(buffer, momentum, out=spare), out=work)
-        else:
-            direction = buffer
-    param -= xp.multiply(direction, lr, out=work)
+    def _buffer(self, state: State, param: Tensor, step: float) -> bool:
+        """Whether this is the first step; makes room for the gradient to become the buffer."""
+        if state.get("momentum_buffer") is not None:
+            return False
+        state["momentum_buffer"] = wrap(np.empty_like(param.array))
+        return True
