@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from tensorlib.device import Array
-from tensorlib.errors import AutogradError
+from tensorlib.device import Array, address
+from tensorlib.errors import AutogradError, UnsupportedError
+from tensorlib.ops.strides import extent, strided
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -351,6 +352,14 @@ def check_inplace(tensor: Any, where: str) -> None:
                 f"{tuple(tensor.array.shape)}",
                 hint="do it under tensorlib.no_grad(), or on a copy (clone())",
             )
+        if type(tensor._node) is Output:
+            raise AutogradError(
+                where,
+                f"Output {tensor._node.index} of {tensor._node.name()} is a view and is being "
+                f"modified inplace; it comes from a function that returns multiple views, which "
+                f"do not allow that, shape {tuple(tensor.array.shape)}",
+                hint="use the operation that is not in place",
+            )
     elif tensor._requires_grad and tensor._node is None:
         raise AutogradError(
             where,
@@ -387,22 +396,22 @@ def rebase(tensor: Any, backward: Backward, inputs: list[Any], label: str) -> No
     written = (node, shape, dtype, version, version[0], 0)
     place = _placement(array, base.array)
     before = _describe(base)
+    form = _form(base.array)
 
     def smooth(grad: Any) -> Grads:
-        places = place(_like(base_form, np.arange(grad.array.size).reshape(grad.array.shape)))
-        kept = np.ones(grad.array.size, bool)
+        count = grad.array.size
+        places = place(_spread(form, np.arange(count).reshape(form[0])))
+        kept = np.ones(count, bool)
         kept[places.reshape(-1)] = False
-        return grad * kept.reshape(grad.array.shape), grad.reshape(-1)[places]
+        return grad * kept.reshape(form[0]), grad.reshape(-1)[places]
 
     def copy_slices(grad: Any) -> Grads:
-        buffer = _like(base_form, grad)
-        region = place(buffer)
+        flat = _spread(form, grad)
+        region = place(flat)
         inner = region.copy()
         region[...] = 0
-        return buffer, inner
+        return _seen_in(form, flat), inner
 
-    base_form = base.array
-    base_form = (base_form.shape, base_form.strides)
     new = Node(copy_slices, [before, written])
     new.label, new.smooth = "CopySlices", smooth
     base._node, base._requires_grad = new, True
@@ -410,43 +419,44 @@ def rebase(tensor: Any, backward: Backward, inputs: list[Any], label: str) -> No
     tensor._sync()
 
 
-def _like(form: tuple[Any, Any], grad: Any) -> Any:
-    """A copy of `grad` laid out with the strides of the base, so that the base's view can be found
-    in it.
-    """
-    shape, strides = form
-    item = grad.dtype.itemsize
-    extent = (
-        1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) // item
-        if grad.size
-        else 0
-    )
-    flat = np.zeros_like(grad, shape=(extent,))
-    view = np.lib.stride_tricks.as_strided(flat, shape, strides)
-    view[...] = grad
-    return view
+def _form(array: Any) -> tuple[Any, Any]:
+    """Shape and strides in elements."""
+    return array.shape, tuple(s // array.itemsize for s in array.strides)
+
+
+def _seen_in(form: tuple[Any, Any], flat: Any) -> Any:
+    """Memory seen in a form."""
+    return strided(flat, form[0], tuple(s * flat.itemsize for s in form[1]))
+
+
+def _spread(form: tuple[Any, Any], values: Any) -> Any:
+    """Memory (one dimension) in which `values` lie in a form, as the base's do."""
+    flat = np.zeros_like(values, shape=(extent(*form) + 1 if values.size else 0,))
+    _seen_in(form, flat)[...] = values
+    return flat
 
 
 def _placement(array: Any, base: Any) -> Callable[[Any], Any]:
-    """A function that finds in an array laid out like `base` the part that `array` is of `base`."""
-    from tensorlib.device import address
-
-    item = base.dtype.itemsize
-    offset = (address(array) - address(base)) // item if array.size else 0
+    """A function that finds in memory spread like that of `base` the part that `array` is of it."""
+    offset = address(array) - address(base) if array.size else 0
     shape, strides = array.shape, array.strides
+    kind, item = array.dtype, base.itemsize
+    same = kind == base.dtype
 
-    def place(buffer: Any) -> Any:
-        flat = np.lib.stride_tricks.as_strided(
-            buffer, ((buffer.size and _extent(buffer)) or 0,), (item,)
-        )
-        return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides)
+    def place(flat: Any) -> Any:
+        if same:  # in elements, for indices of any type
+            size = flat.itemsize
+            steps = tuple(s // item * size for s in strides)
+            return strided(flat, shape, steps, offset // item * size)
+        if flat.dtype.kind == "i":
+            raise UnsupportedError(
+                "create_graph",
+                "second derivatives do not go through a change of parts of complex "
+                "numbers in place",
+            )
+        return strided(flat, shape, strides, offset, kind)
 
     return place
-
-
-def _extent(array: Any) -> int:
-    item = array.dtype.itemsize
-    return 1 + sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) // item  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
 
 def sync_view(view: Any) -> None:
@@ -459,18 +469,19 @@ def sync_view(view: Any) -> None:
         return
     if base._node is None and view._node is not None:
         return  # a leaf changed under no_grad: the old history still holds
-    place, form = _placement(view.array, base.array), (base.array.shape, base.array.strides)
+    place, form = _placement(view.array, base.array), _form(base.array)
+    kind = base.array.dtype
 
     def as_strided(grad: Any) -> Grads:
-        buffer = _like(form, np.zeros_like(grad, shape=form[0]))
-        place(buffer)[...] = grad
-        return (buffer,)
+        flat = _spread(form, np.zeros_like(grad, kind, shape=form[0]))
+        place(flat)[...] = grad
+        return (_seen_in(form, flat),)
 
     def smooth(grad: Any) -> Grads:
         from tensorlib.ops.shape import added_at  # the tape needs operations only here
 
         flat = np.arange(base_size).reshape(form[0])
-        return (added_at(grad, place(_like(form, flat)), form[0]),)
+        return (added_at(grad, place(_spread(form, flat)), form[0]),)
 
     base_size = base.array.size
     view._node = Node(as_strided, [_describe(base)])

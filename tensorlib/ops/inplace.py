@@ -1,0 +1,250 @@
+"""Changes in place: the twins `op_` of operations, and `fill_ copy_ map_`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from tensorlib import dtypes
+from tensorlib.autograd import tape
+from tensorlib.autograd.tape import bump, check_inplace, mode
+from tensorlib.device import device_of, move
+from tensorlib.errors import ArgumentError, AutogradError, DTypeError, ShapeError
+from tensorlib.ops._common import Array, Grads, astype, expect_tensor, record, wrap
+from tensorlib.ops.out import direct, expect_distinct
+from tensorlib.ops.shape.reinterpret import as_strided
+from tensorlib.ops.strides import partly_overlap
+
+if TYPE_CHECKING:
+    from tensorlib.tensor import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T", bound="Tensor")
+
+
+def store(
+    self: Tensor, where: str, operation: Callable[..., Tensor], *args: Any, **kwargs: Any
+) -> Tensor:
+    """Put the result of `operation(self, ...)` into the memory of `self`, with its history, and
+    return `self`.
+    """
+    check_inplace(self, where)
+    result = operation(self, *args, **kwargs)
+    target, value = self.array, result.array
+    if value.shape != target.shape:
+        raise ShapeError(
+            where,
+            f"output with shape {list(target.shape)} doesn't match the broadcast shape "
+            f"{list(value.shape)}",
+        )
+    if value.dtype != target.dtype:
+        if not dtypes.can_cast(dtypes.of(value.dtype), dtypes.of(target.dtype)):
+            raise DTypeError(
+                where,
+                f"result type {dtypes.of(value.dtype)} can't be cast to the desired output type "
+                f"{dtypes.of(target.dtype)}",
+            )
+        result = astype(result, target.dtype)
+        value = result.array
+    expect_distinct(where, target)
+    node = result._node
+    if node is None:
+        np.copyto(target, value)
+        bump(self)
+        return self
+    tape.keep_old_values(node, target)
+    np.copyto(target, value)
+    bump(self)
+    if self._base is None:
+        self._node, self._requires_grad = node, True
+        return self
+
+    def copy_slices(grad: Array) -> Grads:
+        return (grad,)
+
+    label = node.name()
+    tape.rebase(self, copy_slices, [(node, value.shape, value.dtype, result._counter, 0, 0)], label)
+    return self
+
+
+def inplace(
+    operation: Callable[Concatenate[Tensor, P], Any], quick: Any = None
+) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """The in-place twin of an operation; `quick` is a ufunc for the case without history."""
+    where = operation.__name__ + "_"
+    operation = direct(operation)
+
+    def twin(self: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if (
+            quick is not None
+            and len(args) == 1
+            and not kwargs
+            and not (mode.grad and self._requires_grad)
+        ):
+            other: Any = args[0]
+            target = self.array
+            if target.dtype.kind == "f" and self._base is None:
+                if isinstance(other, int | float):
+                    quick(target, other, out=target)
+                    bump(self)
+                    return self
+                if (
+                    hasattr(other, "array")
+                    and other.array.dtype == target.dtype
+                    and not (mode.grad and other.requires_grad)
+                ):
+                    try:
+                        quick(target, other.array, out=target)
+                    except ValueError:
+                        return store(self, where, operation, *args, **kwargs)
+                    bump(self)
+                    return self
+        return store(self, where, operation, *args, **kwargs)
+
+    twin.__name__ = where
+    twin.__doc__ = f"`{operation.__name__}` in place."
+    return twin  # type: ignore[return-value]  # NumPy's stubs are wider
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+
+def fill_(self: Tensor, value: Any) -> Tensor:
+    """`value` everywhere."""
+    if mode.grad and (self.requires_grad or hasattr(value, "array")):
+        return store(self, "fill_", fill, value)
+    check_inplace(self, "fill_")
+    self.array.fill(_filler("fill_", self.array, value))
+    bump(self)
+    return self
+
+
+def fill(input: Tensor, value: Any) -> Tensor:
+    """`value` in the size and type of `input`."""
+    x = input.array
+    output = np.full_like(x, _filler("fill", x, value))
+
+    def backward(grad: Array) -> Grads:
+        zeros = np.zeros_like(grad)
+        return (zeros, grad.sum()) if is_tensor else (zeros,)
+
+    is_tensor = hasattr(value, "array")
+    return record(output, backward, input, *((value,) if is_tensor else ()))
+
+
+def _filler(where: str, x: Any, value: Any) -> Any:
+    """A number in the type of `x`."""
+    if hasattr(value, "array"):
+        if value.array.ndim:
+            raise ShapeError(
+                where,
+                f"fill_ only supports 0-dimension value tensor but got tensor with "
+                f"{value.array.ndim} dimensions",
+            )
+        return astype(wrap(value.array), x.dtype).array
+    if not isinstance(value, bool | int | float | complex | np.generic):
+        raise ArgumentError(
+            where, f"argument 'value' must be Number, not {type(value).__name__}", "a number"
+        )
+    return dtypes.fitting(value, x.dtype)
+
+
+def zero_(self: Tensor) -> Tensor:
+    """Zero everywhere."""
+    return fill_(self, 0)
+
+
+def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
+    """`fill_value` on the main diagonal; of a tall matrix, with `wrap`, on those below it too."""
+    shape, steps = self.array.shape, self.stride()
+    if len(shape) < 2:
+        raise ShapeError("fill_diagonal_", f"dimensions must larger than 1, shape {shape}")
+    if len(shape) > 2 and len(set(shape)) > 1:
+        raise ShapeError(
+            "fill_diagonal_", f"all dimensions of input must be of equal length, shape {shape}"
+        )
+    check_inplace(self, "fill_diagonal_")
+    size, step, begin = min(shape), sum(steps), self.storage_offset()
+    fill_(as_strided(self, (size,), (step,), begin), fill_value)
+    if wrap and len(shape) == 2 and shape[0] > shape[1] + 1:
+        below = -(-self.array.size // (shape[1] + 1)) - size
+        start = begin + steps[0] * (shape[1] + 1)
+        fill_(as_strided(self, (below,), (step,), start), fill_value)
+    return self
+
+
+def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    """The values of `src`, broadcast and converted, in this memory."""
+    if not hasattr(src, "array"):
+        raise ArgumentError("copy_", f"argument 'other' must be Tensor, not {type(src).__name__}")
+    return store(self, "copy_", _copied, src)
+
+
+def _copied(input: Tensor, source: Tensor) -> Tensor:
+    x = input.array
+    if partly_overlap(x, source.array):
+        raise ShapeError(
+            "copy_",
+            "unsupported operation: some elements of the input tensor and the written-to tensor "
+            "refer to a single memory location",
+            hint="clone() the tensor before performing the operation",
+        )
+    values = source if source.array.dtype == x.dtype else astype(source, x.dtype)
+    try:
+        output = np.broadcast_to(move(values.array, device_of(x)), x.shape)
+    except ValueError:
+        raise ShapeError(
+            "copy_",
+            f"The size of tensor a {x.shape} must match the size of tensor b {source.array.shape}",
+        ) from None
+
+    def copy(grad: Array) -> Grads:
+        return np.zeros_like(grad), grad
+
+    return record(output, copy, input, values)
+
+
+# -- Python functions ------------------------------------------------------------------------------
+
+
+def apply_(self: Tensor, callable: Callable[[Any], Any]) -> Tensor:
+    """`callable(x)`, a Python function of numbers, for each element."""
+    return _mapped("apply_", self, (), callable)
+
+
+def map_(self: Tensor, tensor: Tensor, callable: Callable[[Any, Any], Any]) -> Tensor:
+    """`callable(x, y)` for the elements of this tensor and another."""
+    return _mapped("map_", self, (tensor,), callable)
+
+
+def map2_(self: Tensor, x: Tensor, y: Tensor, callable: Callable[[Any, Any, Any], Any]) -> Tensor:
+    """`callable(s, x, y)` for the elements of this tensor and two others."""
+    return _mapped("map2_", self, (x, y), callable)
+
+
+def _mapped(where: str, self: Tensor, others: Any, function: Callable[..., Any]) -> Tensor:
+    if self.requires_grad:
+        raise AutogradError(
+            where,
+            f"Can't call {where} on Variable that requires grad",
+            hint=f"Use var.detach().{where} instead.",
+        )
+    target, kind = self.array, self.array.dtype
+    given = []
+    for other in others:
+        expect_tensor(where, "tensor", other)
+        if other.array.dtype != kind:
+            raise ArgumentError(where, f"expected {self.dtype}, got {other.dtype}", "one type")
+        try:
+            given.append(np.broadcast_to(other.array, target.shape))
+        except ValueError:
+            raise ShapeError(
+                where, f"shapes {target.shape} and {other.array.shape}", "shapes that broadcast"
+            ) from None
+    for place in np.ndindex(target.shape):
+        found = function(*(a[place].item() for a in (target, *given)))
+        target[place] = dtypes.fitting(found, kind)
+    bump(self)
+    return self
