@@ -375,6 +375,8 @@ def check_versions(node: Node) -> None:
     own = node.output_version
     if own is not None and own[0] != 0:
         changed.append((own, 0, None))
+    if node.outputs > 1 and node.output_id:
+        changed += [(place[3], 0, None) for place in node.output_id if place[3][0] != 0]
     if not changed:
         return
     held: list[Any] = (

@@ -50,13 +50,13 @@ def derived(output: Any, formula: Formula, *inputs: Tensor, name: str) -> Tensor
 def derived_outputs(
     outputs: tuple[Any, ...],
     formula: Formula,
-    again: Callable[..., Sequence[Any]],
     *inputs: Tensor,
     name: str,
 ) -> tuple[Tensor, ...]:
     """As `derived` for several outputs: `formula(grads, outputs, *inputs)`, where the gradient of
-    an unused output is None; `again(*inputs)` computes the outputs as Tensors of the graph.
+    an unused output is None.
     """
+    outputs = tuple(map(tape.as_array, outputs))
     given = tuple(t.array for t in inputs)
 
     def backward(*grads: Any) -> Grads:
@@ -64,7 +64,7 @@ def derived_outputs(
             return _arrays(formula(_wrapped(grads), _wrapped(outputs), *_wrapped(given)))
 
     def smooth(*grads: Any) -> Sequence[Any]:
-        return tuple(formula(grads, again(*given), *given))
+        return tuple(formula(grads, outputs, *given))
 
     backward.__qualname__ = name
     return record_outputs(outputs, backward, *inputs, smooth=smooth)  # type: ignore[arg-type]

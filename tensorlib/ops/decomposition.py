@@ -174,11 +174,10 @@ def _cholesky(where: str, A: Tensor, upper: bool) -> tuple[Tensor, Array]:
 
     def formula(grad: Tensor, lower: Tensor, _: Tensor) -> Sequence[Tensor]:
         phi = shape.tril(mm(mH(lower), grad))
-        phi = elementwise.sub(phi, shape.diag_embed(elementwise.mul(diag_of(phi), 0.5)))
+        phi = elementwise.mul(elementwise.add(phi, mH(shape.tril(phi, -1))), 0.5)
         solve = direct(solve_triangular)
         inner = solve(mH(lower), phi, upper=True)
-        full = solve(lower, inner, upper=False, left=False)
-        return (elementwise.mul(elementwise.add(full, mH(full)), 0.5),)
+        return (solve(lower, inner, upper=False, left=False),)
 
     factor = derived(output, formula, A, name="linalg_cholesky_ex")
     return (mH(factor) if upper else factor), info
@@ -219,10 +218,7 @@ def qr(A: Tensor, mode: str = "reduced") -> Any:
             )
         return (_qr_gradient(*grads, *outputs),)
 
-    def again(A: Tensor) -> Any:
-        return direct(qr)(A, mode)
-
-    return return_types.linalg_qr(*derived_outputs(found, formula, again, A, name="linalg_qr"))
+    return return_types.linalg_qr(*derived_outputs(found, formula, A, name="linalg_qr"))
 
 
 def _qr_gradient(gQ: Tensor | None, gR: Tensor | None, Q: Tensor, R: Tensor) -> Tensor:
@@ -301,7 +297,7 @@ def _svd(A: Tensor, full: bool) -> tuple[Tensor, ...]:
             gVh = None if gVh is None else shape.narrow(gVh, -2, 0, k)
         return (_svd_gradient(gU, gS, gVh, U, S, Vh),)
 
-    return derived_outputs(found, formula, lambda A: _svd(A, full), A, name="linalg_svd")
+    return derived_outputs(found, formula, A, name="linalg_svd")
 
 
 def _skew(x: Tensor) -> Tensor:
@@ -397,7 +393,7 @@ def _eigh(A: Tensor, UPLO: str) -> tuple[Tensor, ...]:
         return (_eig_gradient("linalg.eigh", grads, outputs, True),)
 
     found = (values, vectors.astype(x.dtype, copy=False))
-    return derived_outputs(found, formula, lambda A: _eigh(A, UPLO), A, name="linalg_eigh")
+    return derived_outputs(found, formula, A, name="linalg_eigh")
 
 
 def _eig_gradient(where: str, grads: Any, outputs: Any, hermitian: bool) -> Tensor:
@@ -405,7 +401,7 @@ def _eig_gradient(where: str, grads: Any, outputs: Any, hermitian: bool) -> Tens
     mul, div = elementwise.mul, elementwise.div
     if gV is None:
         if hermitian:
-            return mm(mul(V, row(gL)), mH(V))
+            return _symmetric(mm(mul(V, row(gL)), mH(V)))
         return _solve(mH(V), mul(column(gL), mH(V)))
     turn = mm(mH(V), gV)
     if V.array.dtype.kind == "c":
@@ -420,8 +416,12 @@ def _eig_gradient(where: str, grads: Any, outputs: Any, hermitian: bool) -> Tens
     if gL is not None:
         inner = elementwise.add(inner, shape.diag_embed(gL))
     if hermitian:
-        return mm(mm(V, inner), mH(V))
+        return _symmetric(mm(mm(V, inner), mH(V)))
     return _solve(mH(V), mm(inner, mH(V)))
+
+
+def _symmetric(x: Tensor) -> Tensor:
+    return elementwise.mul(elementwise.add(x, mH(x)), 0.5)
 
 
 def _solve(A: Tensor, B: Tensor) -> Tensor:
@@ -455,7 +455,7 @@ def _eig(A: Tensor) -> tuple[Tensor, ...]:
     def formula(grads: Any, outputs: Any, _: Tensor) -> Sequence[Tensor]:
         return (_eig_gradient("linalg.eig", grads, outputs, False),)
 
-    return derived_outputs(found, formula, _eig, A, name="linalg_eig")
+    return derived_outputs(found, formula, A, name="linalg_eig")
 
 
 @takes_exact_out

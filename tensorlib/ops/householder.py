@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from tensorlib import return_types
 from tensorlib.errors import DTypeError, ShapeError, UnsupportedError
 from tensorlib.ops import _lapack, elementwise, shape
 from tensorlib.ops._common import Array, Grads, expect_tensor, record_outputs, wrap
+from tensorlib.ops._formula import derived
 from tensorlib.ops.decomposition import check_matrix, column, mH, mm
 from tensorlib.ops.out import takes_exact_out
 
@@ -40,6 +42,8 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
     if tau.array.shape[-1] > n:
         raise ShapeError(where, f"tau has {tau.array.shape[-1]} factors", f"at most {n}")
     start = np.broadcast_to(np.eye(m, n, dtype=A.array.dtype), A.array.shape)
+    if not tau.array.size:
+        return derived(start.copy(), _no_gradient, A, tau, name="linalg_householder_product")
     return _reflect(A, tau, wrap(start.copy()), True, False)
 
 
@@ -68,6 +72,10 @@ def ormqr(
     if c.dtype != a.dtype:
         raise DTypeError("ormqr", f"other has dtype {other.dtype}, input {input.dtype}")
     return _reflect(input, tau, other, left, transpose)
+
+
+def _no_gradient(grad: Tensor, _: Tensor, *inputs: Tensor) -> Sequence[Tensor]:
+    return [elementwise.mul(one, 0) for one in inputs]
 
 
 def _check(where: str, A: Tensor, tau: Tensor) -> None:

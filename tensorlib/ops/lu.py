@@ -12,7 +12,7 @@ from tensorlib.autograd import tape
 from tensorlib.errors import DTypeError, ShapeError, UnsupportedError
 from tensorlib.ops import _lapack, elementwise, shape
 from tensorlib.ops._common import Array, Grads, expect_tensor, record_outputs, wrap
-from tensorlib.ops._formula import derived_outputs
+from tensorlib.ops._formula import derived
 from tensorlib.ops.decomposition import (
     check_float,
     check_matrix,
@@ -88,18 +88,13 @@ def _factor(where: str, A: Tensor, pivot: bool) -> tuple[Tensor, Array, Array]:
     k = min(m, n)
     order = _lapack.permutation_matrix(pivots, m, x.dtype)
 
-    def formula(grads: Any, outputs: Any, _: Tensor) -> Sequence[Tensor]:
-        L, U = _triangles(outputs[0])
-        grad = grads[0]
+    def formula(grad: Tensor, factors: Tensor, _: Tensor) -> Sequence[Tensor]:
+        L, U = _triangles(factors)
         left = shape.narrow(shape.tril(grad, -1), -1, 0, k)
         right = shape.narrow(shape.triu(grad), -2, 0, k)
         return (mm(wrap(order), _lu_gradient(left, right, L, U)),)
 
-    def again(A: Tensor) -> Any:
-        return (_factor(where, A, pivot)[0],)
-
-    (result,) = derived_outputs((factors,), formula, again, A, name="linalg_lu_factor_ex")
-    return result, pivots, info
+    return derived(factors, formula, A, name="linalg_lu_factor_ex"), pivots, info
 
 
 def _lu_gradient(gL: Tensor, gU: Tensor, L: Tensor, U: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def det(A: Tensor) -> Tensor:
         if not tape.needs_grad(grad, value, A) and _singular(A.array):
             return (elementwise.mul(wrap(_adjugate(A.array)), column(column(grad))),)
         scale = elementwise.mul(grad, elementwise.conj(value))
-        eye = wrap(np.eye(x.shape[-1], dtype=x.dtype))
+        eye = wrap(np.eye(A.array.shape[-1], dtype=A.array.dtype))
         return (_solved("linalg.det", mH(A), elementwise.mul(eye, column(column(scale))), True)[0],)
 
     return derived(output, formula, A, name="linalg_det")
@@ -70,19 +70,16 @@ def _slogdet(where: str, A: Tensor) -> tuple[Tensor, Tensor]:
 
     def formula(grads: Any, outputs: Any, A: Tensor) -> Sequence[Tensor]:
         scale = grads[1]
-        if x.dtype.kind == "c" and grads[0] is not None:
+        if A.array.dtype.kind == "c" and grads[0] is not None:
             turn = elementwise.imag(elementwise.mul(elementwise.conj(grads[0]), outputs[0]))
             scale = plus(scale, elementwise.mul(turn, -1j))
         if scale is None:
             return (None,)  # type: ignore[return-value]  # the sign of real numbers is constant
-        eye = wrap(np.eye(x.shape[-1], dtype=x.dtype))
+        eye = wrap(np.eye(A.array.shape[-1], dtype=A.array.dtype))
         right = elementwise.mul(eye, column(column(scale)))
         return (_solved(where, mH(A), right, True)[0],)
 
-    def again(A: Tensor) -> Any:
-        return _slogdet(where, A)
-
-    sign_, size_ = derived_outputs(found, formula, again, A, name="linalg_slogdet")
+    sign_, size_ = derived_outputs(found, formula, A, name="linalg_slogdet")
     return sign_, size_
 
 
@@ -154,8 +151,8 @@ def matrix_exp(A: Tensor) -> Tensor:
 
     def formula(grad: Tensor, _: Tensor, A: Tensor) -> Sequence[Tensor]:
         turned = mH(A)
-        zeros = wrap(np.zeros_like(x))
-        top = shape.cat([turned, shape.expand(grad, x.shape)], -1)
+        zeros = wrap(np.zeros_like(A.array))
+        top = shape.cat([turned, grad], -1)
         block = shape.cat([top, shape.cat([zeros, turned], -1)], -2)
         whole = matrix_exp(block)
         return (shape.narrow(shape.narrow(whole, -2, 0, n), -1, n, n),)

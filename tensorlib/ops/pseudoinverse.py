@@ -173,11 +173,8 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     def formula(grads: Any, outputs: Any, A: Tensor, B: Tensor) -> Sequence[Tensor]:
         return _lstsq_gradient(grads, outputs[0], A, B, vector)
 
-    def again(A: Tensor, B: Tensor) -> Any:
-        return lstsq(A, B, rcond, driver=driver)[:2]
-
     result = solution[..., 0] if vector else solution
-    X, squares = derived_outputs((result, errors), formula, again, A, B, name="linalg_lstsq")
+    X, squares = derived_outputs((result, errors), formula, A, B, name="linalg_lstsq")
     nothing = np.zeros(0, np.int64)
     return return_types.linalg_lstsq(
         X,

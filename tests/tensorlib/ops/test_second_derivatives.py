@@ -9,9 +9,6 @@ from tensorlib.nn import functional
 from .inputs import Bound, flatten, operation
 from .samples import CASES, IDS, SAMPLES
 
-# Decompositions whose gradients are not differentiated again.
-REFUSED = {("linalg.norm", 6)}
-
 
 def derivatives(library, name, number):
     """First and second derivatives of a random projection; None for a sample without a gradient."""
@@ -50,10 +47,6 @@ def test_second_derivative_equals_torchs(name, number):
         expected = derivatives(torch, name, number)
     except RuntimeError as error:  # torch has no second derivative either
         pytest.skip(str(error).splitlines()[0])
-    if (name, number) in REFUSED:
-        with pytest.raises(NotImplementedError, match="has no second derivative"):
-            derivatives(tensorlib, name, number)
-        return
     actual = derivatives(tensorlib, name, number)
     assert (actual is None) == (expected is None)
     for one, other in zip(actual or (), expected or (), strict=True):
