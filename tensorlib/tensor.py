@@ -11,13 +11,13 @@ from __future__ import annotations
 import builtins
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Concatenate, ParamSpec, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tensorlib import dtypes, interop, printing, typed
 from tensorlib.autograd import engine, tape
-from tensorlib.autograd.tape import Handle, bump, check_inplace, mode, record, wrap
+from tensorlib.autograd.tape import Handle, record, wrap
 from tensorlib.device import address, device_of, move, to_host
 from tensorlib.device import device as device_type
 from tensorlib.errors import (
@@ -44,14 +44,15 @@ from tensorlib.ops import (
     solver,
     special,
 )
+from tensorlib.ops import inplace as in_place
 from tensorlib.ops import lu as triangular
 from tensorlib.ops import norm as norms
 from tensorlib.ops import shape as shapes
-from tensorlib.ops._common import Array, Grads, astype, dim_index
-from tensorlib.ops.out import direct, expect_distinct
+from tensorlib.ops._common import Array, Grads, dim_index
+from tensorlib.ops.inplace import inplace as _inplace
+from tensorlib.ops.out import direct
 from tensorlib.utils import dlpack
 
-P = ParamSpec("P")
 # The class has methods of these names.
 _bool: TypeAlias = builtins.bool
 _int: TypeAlias = builtins.int
@@ -80,130 +81,6 @@ class Size(tuple[int, ...]):
 
     def __add__(self, other: Any) -> Any:
         return Size(tuple.__add__(self, tuple(other)))
-
-
-# -- in-place operations ---------------------------------------------------------------------------
-
-
-def store(
-    self: Tensor, where: str, operation: Callable[..., Tensor], *args: Any, **kwargs: Any
-) -> Tensor:
-    """Put the result of `operation(self, ...)` into the memory of `self`, with its history, and
-    return `self`.
-    """
-    check_inplace(self, where)
-    result = operation(self, *args, **kwargs)
-    target, value = self.array, result.array
-    if value.shape != target.shape:
-        raise ShapeError(
-            where,
-            f"output with shape {target.shape} doesn't match the broadcast shape {value.shape}",
-        )
-    if value.dtype != target.dtype:
-        if not dtypes.can_cast(dtypes.of(value.dtype), dtypes.of(target.dtype)):
-            raise DTypeError(
-                where,
-                f"result type {dtypes.of(value.dtype)} can't be cast to the desired output type "
-                f"{dtypes.of(target.dtype)}",
-            )
-        result = elementwise.cast(result, dtypes.of(target.dtype))
-        value = result.array
-    expect_distinct(where, target)
-    node = result._node
-    if node is None:
-        np.copyto(target, value)
-        bump(self)
-        return self
-    tape.keep_old_values(node, target)
-    np.copyto(target, value)
-    bump(self)
-    if self._base is None:
-        self._node, self._requires_grad = node, True
-        return self
-
-    def copy_slices(grad: Array) -> Grads:
-        return (grad,)
-
-    label = node.name()
-    tape.rebase(self, copy_slices, [(node, value.shape, value.dtype, result._counter, 0, 0)], label)
-    return self
-
-
-def _inplace(
-    operation: Callable[Concatenate[Tensor, P], Any], quick: Any = None
-) -> Callable[Concatenate[Tensor, P], Tensor]:
-    """The in-place twin of an operation; `quick` is a ufunc for the case without history."""
-    where = operation.__name__ + "_"
-    operation = direct(operation)
-
-    def twin(self: Tensor, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if (
-            quick is not None
-            and len(args) == 1
-            and not kwargs
-            and not (mode.grad and self._requires_grad)
-        ):
-            other: Any = args[0]
-            target = self.array
-            if target.dtype.kind == "f" and self._base is None:
-                if isinstance(other, _int | _float):
-                    quick(target, other, out=target)
-                    bump(self)
-                    return self
-                if (
-                    hasattr(other, "array")
-                    and other.array.dtype == target.dtype
-                    and not (mode.grad and other.requires_grad)
-                ):
-                    try:
-                        quick(target, other.array, out=target)
-                    except ValueError:
-                        return store(self, where, operation, *args, **kwargs)
-                    bump(self)
-                    return self
-        return store(self, where, operation, *args, **kwargs)
-
-    twin.__name__ = where
-    twin.__doc__ = f"`{operation.__name__}` in place."
-    return twin  # type: ignore[return-value]  # NumPy's stubs are wider
-
-
-def _fill(input: Tensor, value: Any) -> Tensor:
-    x = input.array
-    given = value.array if hasattr(value, "array") else value
-    if hasattr(given, "ndim") and given.ndim:
-        raise ShapeError("fill_", f"value has shape {given.shape}", "a number or a 0-dim tensor")
-
-    def fill(grad: Array) -> Grads:
-        zeros = np.zeros_like(grad)
-        return (zeros, grad.sum()) if hasattr(value, "array") else (zeros,)
-
-    if isinstance(given, _float) and x.dtype.kind in "iu":
-        given = _int(given)
-    output = np.full_like(x, given)
-    return (
-        record(output, fill, input, value)
-        if hasattr(value, "array")
-        else record(output, fill, input)
-    )
-
-
-def _copy(input: Tensor, source: Tensor) -> Tensor:
-    x = input.array
-    kind = x.dtype
-    values = source if source.array.dtype == kind else astype(source, kind)
-    try:
-        output = np.broadcast_to(move(values.array, device_of(x)), x.shape)
-    except ValueError:
-        raise ShapeError(
-            "copy_",
-            f"The size of tensor a {x.shape} must match the size of tensor b {source.array.shape}",
-        ) from None
-
-    def copy(grad: Array) -> Grads:
-        return np.zeros_like(grad), grad
-
-    return record(output, copy, input, values)
 
 
 def _rebuild(kind: Any, array: Any, requires_grad: _bool, attributes: Any) -> Tensor:
@@ -391,7 +268,9 @@ class Tensor:
     @property
     def data(self) -> Tensor:
         """The same memory without history; changes through it are not tracked."""
-        return wrap(self.array)
+        result = shapes.unrecorded(self, self.array)
+        result._counter = [0]
+        return result
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -401,9 +280,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same memory without history."""
-        result = wrap(self.array)
-        result._counter = self._counter
-        return result
+        return shapes.unrecorded(self, self.array)
 
     def detach_(self) -> Tensor:
         """Cut the history of this tensor."""
@@ -560,10 +437,16 @@ class Tensor:
             raise ArgumentError("iter", "iteration over a 0-d tensor")
         return iter(shapes.unbind(self, 0))
 
+    def __reversed__(self) -> Tensor:
+        return shapes.flip(self, 0) if self.array.ndim else self
+
     def __contains__(self, element: Any) -> _bool:
-        return _bool(
-            (self.array == (element.array if isinstance(element, Tensor) else element)).any()
-        )
+        if not isinstance(element, Tensor | _int | _float | _complex | np.generic):
+            raise ShapeError(
+                "contains", f"only supports Tensor or scalar, but got {type(element).__name__}"
+            )
+        given = element.array if isinstance(element, Tensor) else element
+        return _bool((self.array == given).any())
 
     def __hash__(self) -> _int:
         return id(self)
@@ -639,9 +522,10 @@ class Tensor:
 
     def storage_offset(self) -> _int:
         """Elements between the start of the memory it views and its own first element."""
-        if self._base is None:
+        if self._base is None and self._extra is None:
             return 0
-        return (address(self.array) - address(self._base.array)) // self.array.itemsize  # type: ignore[no-any-return]  # NumPy's stubs are wider
+        held = shapes.storage_of(self)
+        return (address(self.array) - address(held)) // self.array.itemsize  # type: ignore[no-any-return]  # NumPy's stubs are wider
 
     def data_ptr(self) -> _int:
         """Memory address of the first element."""
@@ -649,9 +533,7 @@ class Tensor:
 
     def is_contiguous(self, memory_format: Any = None) -> _bool:
         """Whether memory is in row-major order (or channels last, if asked)."""
-        if memory_format is not None and str(memory_format).endswith("channels_last"):
-            return self.array.ndim == 4 and self.array.transpose(0, 2, 3, 1).flags.c_contiguous  # type: ignore[no-any-return]  # NumPy's stubs are wider
-        return self.array.flags.c_contiguous  # type: ignore[no-any-return]
+        return shapes.is_contiguous_in(self.array, memory_format)
 
     def is_floating_point(self) -> _bool:
         """Whether elements are floating-point numbers."""
@@ -795,34 +677,12 @@ class Tensor:
     def __setitem__(self, index: Any, value: Any) -> None:
         indexing.setitem(self, index, value)
 
-    def copy_(self, src: Tensor, non_blocking: _bool = False) -> Tensor:
-        """The values of `src`, broadcast and converted, in this memory."""
-        if not isinstance(src, Tensor):
-            raise ArgumentError(
-                "copy_", f"argument 'other' must be Tensor, not {type(src).__name__}"
-            )
-        return store(self, "copy_", _copy, src)
-
-    def fill_(self, value: Any) -> Tensor:
-        """`value` everywhere."""
-        if not (mode.grad and (self.requires_grad or isinstance(value, Tensor))):
-            self.array.fill(value.item() if isinstance(value, Tensor) else value)
-            bump(self)
-            return self
-        return store(self, "fill_", _fill, value)
-
-    def zero_(self) -> Tensor:
-        """Zero everywhere."""
-        return self.fill_(0)
-
-    def fill_diagonal_(self, fill_value: Any) -> Tensor:
-        """`fill_value` on the main diagonal."""
-        check_inplace(self, "fill_diagonal_")
-        shapes.diagonal(self).fill_(fill_value)
-        return self
-
     # -- aliases of operations ---------------------------------------------------------------------
     # fmt: off
+
+    copy_, fill_, zero_ = in_place.copy_, in_place.fill_, in_place.zero_
+    fill_diagonal_, apply_ = in_place.fill_diagonal_, in_place.apply_
+    map_, map2_ = in_place.map_, in_place.map2_
 
     uniform_, normal_, exponential_ = draws.uniform_, draws.normal_, draws.exponential_
     cauchy_, log_normal_, geometric_ = draws.cauchy_, draws.log_normal_, draws.geometric_
@@ -917,28 +777,44 @@ class Tensor:
     ravel, unflatten = shapes.ravel, shapes.unflatten
     reshape_as, view_as = shapes.reshape_as, shapes.view_as
     squeeze, unsqueeze = shapes.squeeze, shapes.unsqueeze
-    transpose = swapaxes = swapdims = shapes.transpose
-    t, permute = shapes.t, shapes.permute
-    movedim = moveaxis = shapes.movedim
+    transpose, swapaxes, swapdims = shapes.transpose, shapes.swapaxes, shapes.swapdims
+    t, permute, adjoint = shapes.t, shapes.permute, shapes.adjoint
+    movedim, moveaxis = shapes.movedim, shapes.moveaxis
     expand, expand_as, broadcast_to = shapes.expand, shapes.expand_as, shapes.broadcast_to
+    sum_to_size = shapes.sum_to_size
     repeat, tile, repeat_interleave = shapes.repeat, shapes.tile, shapes.repeat_interleave
-    split, chunk = shapes.split, shapes.chunk
+    split, split_with_sizes, chunk = shapes.split, shapes.split_with_sizes, shapes.chunk
+    unsafe_split, unsafe_chunk = shapes.unsafe_split, shapes.unsafe_chunk
+    unsafe_split_with_sizes = shapes.unsafe_split_with_sizes
     unbind, tensor_split = shapes.unbind, shapes.tensor_split
-    narrow, select, flip = shapes.narrow, shapes.select, shapes.flip
+    hsplit, vsplit, dsplit = shapes.hsplit, shapes.vsplit, shapes.dsplit
+    narrow, narrow_copy, select, flip = (
+        shapes.narrow, shapes.narrow_copy, shapes.select, shapes.flip
+    )
     fliplr, flipud = shapes.fliplr, shapes.flipud
     rot90, roll, diagonal = shapes.rot90, shapes.roll, shapes.diagonal
-    diag, diag_embed = shapes.diag, shapes.diag_embed
+    diag, diag_embed, diagflat = shapes.diag, shapes.diag_embed, shapes.diagflat
     tril, triu, unfold, as_strided = shapes.tril, shapes.triu, shapes.unfold, shapes.as_strided
+    select_scatter, slice_scatter = shapes.select_scatter, shapes.slice_scatter
+    diagonal_scatter, as_strided_scatter = shapes.diagonal_scatter, shapes.as_strided_scatter
     clone, contiguous = shapes.clone, shapes.contiguous
+    t_, squeeze_, unsqueeze_, transpose_ = (
+        shapes.t_, shapes.squeeze_, shapes.unsqueeze_, shapes.transpose_
+    )
+    swapaxes_, swapdims_, as_strided_ = shapes.swapaxes_, shapes.swapdims_, shapes.as_strided_
+    resize_, resize_as_, set_ = shapes.resize_, shapes.resize_as_, shapes.set_
+    is_set_to = shapes.is_set_to
 
     index_select, index_add = indexing.index_select, indexing.index_add
-    index_copy = indexing.index_copy
-    index_fill, index_put, take = indexing.index_fill, indexing.index_put, indexing.take
+    index_copy, index_reduce = indexing.index_copy, indexing.index_reduce
+    index_fill, index_put = indexing.index_fill, indexing.index_put
+    take, put = indexing.take, indexing.put
     take_along_dim, gather, scatter = indexing.take_along_dim, indexing.gather, indexing.scatter
     scatter_add, scatter_reduce = indexing.scatter_add, indexing.scatter_reduce
     masked_fill, masked_select = indexing.masked_fill, indexing.masked_select
     masked_scatter = indexing.masked_scatter
     nonzero, argwhere = indexing.nonzero, indexing.argwhere
+    nonzero_static = indexing.nonzero_static
 
     matmul = __matmul__ = linalg.matmul
     mm, bmm, mv = linalg.mm, linalg.bmm, linalg.mv
@@ -989,7 +865,7 @@ class Tensor:
     cumsum_, cumprod_ = _inplace(cumsum), _inplace(cumprod)
     tril_, triu_ = _inplace(tril), _inplace(triu)
     index_add_, index_copy_ = _inplace(index_add), _inplace(index_copy)
-    index_fill_ = _inplace(index_fill)
+    index_fill_, index_reduce_, put_ = _inplace(index_fill), _inplace(index_reduce), _inplace(put)
     index_put_, masked_fill_ = _inplace(index_put), _inplace(masked_fill)
     masked_scatter_ = _inplace(masked_scatter)
     scatter_, scatter_add_ = _inplace(scatter), _inplace(scatter_add)
@@ -1053,22 +929,6 @@ class Tensor:
     def mH(self) -> Tensor:
         """The last two dimensions exchanged, conjugated."""
         return elementwise.conj(self.mT)
-
-    def t_(self) -> Tensor:
-        """Refused: shapes are not changed in place."""
-        raise UnsupportedError("t_", "changing a shape in place is not supported", hint="x = x.t()")
-
-    def squeeze_(self, dim: Any = None) -> Tensor:
-        """Refused: shapes are not changed in place."""
-        raise UnsupportedError(
-            "squeeze_", "changing a shape in place is not supported", hint="x = x.squeeze()"
-        )
-
-    def unsqueeze_(self, dim: _int) -> Tensor:
-        """Refused: shapes are not changed in place."""
-        raise UnsupportedError(
-            "unsqueeze_", "changing a shape in place is not supported", hint="x = x.unsqueeze(dim)"
-        )
 
 
 def _moved(input: Tensor, where: device_type) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import tensorlib
-from tensorlib.autograd import needs_grad
 from tensorlib.nn import functional as F
 from tensorlib.nn import init
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
-from tensorlib.tensor import Tensor, store
+from tensorlib.tensor import Tensor
 
 __all__ = [
     "CELU",
@@ -45,16 +44,6 @@ __all__ = [
 ]
 
 
-def _apply(module: Any, function: Callable[..., Tensor], input: Tensor, *args: Any) -> Tensor:
-    """`function(input, *args)`, in the memory of `input` where `module.inplace` says so."""
-    if not module.inplace:
-        return function(input, *args)
-    if needs_grad(input):
-        # the gradient needs the values that are about to be overwritten
-        return store(input, type(module).__name__, lambda x: function(x.clone(), *args))
-    return store(input, type(module).__name__, function, *args)
-
-
 class _InPlace(Module):
     """An activation whose only argument is `inplace`."""
 
@@ -79,28 +68,28 @@ class SiLU(_InPlace):
     """x · sigmoid(x)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.silu, input)
+        return F.silu(input, self.inplace)
 
 
 class Mish(_InPlace):
     """x · tanh(softplus(x))."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.mish, input)
+        return F.mish(input, self.inplace)
 
 
 class SELU(_InPlace):
     """Scaled ELU with the constants of Klambauer et al., 2017."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.selu, input)
+        return F.selu(input, self.inplace)
 
 
 class Hardswish(_InPlace):
     """x · relu6(x + 3) / 6."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.hardswish, input)
+        return F.hardswish(input, self.inplace)
 
     def extra_repr(self) -> str:
         return ""
@@ -110,7 +99,7 @@ class Hardsigmoid(_InPlace):
     """relu6(x + 3) / 6."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.hardsigmoid, input)
+        return F.hardsigmoid(input, self.inplace)
 
     def extra_repr(self) -> str:
         return ""
@@ -119,8 +108,24 @@ class Hardsigmoid(_InPlace):
 class Hardtanh(Module):
     """x limited to [min_val, max_val]."""
 
-    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+    def __init__(
+        self,
+        min_val: float = -1.0,
+        max_val: float = 1.0,
+        inplace: bool = False,
+        min_value: float | None = None,
+        max_value: float | None = None,
+    ) -> None:
         super().__init__()
+        for old, new in ((min_value, "min_val"), (max_value, "max_val")):
+            if old is not None:
+                warnings.warn(
+                    f"keyword argument `{new}ue` is deprecated and renamed to `{new}`",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+        min_val = min_val if min_value is None else min_value
+        max_val = max_val if max_value is None else max_value
         if max_val <= min_val:
             raise AssertionError(
                 f"max_val must be larger than min_val, but got max_val={max_val} and"
@@ -129,7 +134,7 @@ class Hardtanh(Module):
         self.min_val, self.max_val, self.inplace = min_val, max_val, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.hardtanh, input, self.min_val, self.max_val)
+        return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
 
     def extra_repr(self) -> str:
         tail = ", inplace=True" if self.inplace else ""
@@ -141,9 +146,6 @@ class ReLU6(Hardtanh):
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__(0.0, 6.0, inplace)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.relu6, input)
 
     def extra_repr(self) -> str:
         return "inplace=True" if self.inplace else ""
@@ -157,7 +159,7 @@ class LeakyReLU(Module):
         self.negative_slope, self.inplace = negative_slope, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.leaky_relu, input, self.negative_slope)
+        return F.leaky_relu(input, self.negative_slope, self.inplace)
 
     def extra_repr(self) -> str:
         tail = ", inplace=True" if self.inplace else ""
@@ -199,14 +201,14 @@ class ELU(_Alpha):
     """x where positive, else alpha · (exp(x) - 1)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.elu, input, self.alpha)
+        return F.elu(input, self.alpha, self.inplace)
 
 
 class CELU(_Alpha):
     """x where positive, else alpha · (exp(x / alpha) - 1)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.celu, input, self.alpha)
+        return F.celu(input, self.alpha, self.inplace)
 
 
 class GELU(Module):
@@ -303,7 +305,7 @@ class Threshold(Module):
         self.threshold, self.value, self.inplace = threshold, value, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.threshold, input, self.threshold, self.value)
+        return F.threshold(input, self.threshold, self.value, self.inplace)
 
     def extra_repr(self) -> str:
         tail = ", inplace=True" if self.inplace else ""
@@ -364,7 +366,7 @@ class RReLU(Module):
         self.lower, self.upper, self.inplace = lower, upper, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return _apply(self, F.rrelu, input, self.lower, self.upper, self.training)
+        return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)
 
     def extra_repr(self) -> str:
         tail = ", inplace=True" if self.inplace else ""

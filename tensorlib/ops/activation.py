@@ -53,7 +53,7 @@ def _wide(x: Any) -> Any:
 
 
 def _in_place(operation: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    from tensorlib.tensor import store
+    from tensorlib.ops.inplace import store
 
     return store(input, operation.__name__ + "_", operation, *args, **kwargs)
 

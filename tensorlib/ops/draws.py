@@ -56,7 +56,7 @@ def _draw(self: Tensor, where: str, label: str, draw: Draw) -> Tensor:
     array = self.array
     expect_distinct(where, array)
     if mode.grad and self.requires_grad:
-        from tensorlib.tensor import store
+        from tensorlib.ops.inplace import store
 
         fresh = empty_as(array, array.dtype)
         fill(fresh, draw)
