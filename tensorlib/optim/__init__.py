@@ -4,8 +4,9 @@ from tensorlib.optim import lr_scheduler, swa_utils
 from tensorlib.optim.adadelta import Adadelta
 from tensorlib.optim.adafactor import Adafactor
 from tensorlib.optim.adagrad import Adagrad
-from tensorlib.optim.adam import Adam, AdamW
+from tensorlib.optim.adam import Adam
 from tensorlib.optim.adamax import Adamax
+from tensorlib.optim.adamw import AdamW
 from tensorlib.optim.asgd import ASGD
 from tensorlib.optim.lbfgs import LBFGS
 from tensorlib.optim.muon import Muon

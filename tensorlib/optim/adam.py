@@ -1,4 +1,4 @@
-"""Adam and AdamW."""
+"""Adam."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from tensorlib.errors import InvalidValueError, ShapeError
 from tensorlib.optim.inplace import addcdiv_, addcmul_, div_, lerp_, mul_, shift_
-from tensorlib.optim.optimizer import Group, State
+from tensorlib.optim.optimizer import Group
 from tensorlib.optim.rule import Rule, check_betas, check_lr, check_options, number, scalar
 from tensorlib.tensor import Tensor
 
-__all__ = ["Adam", "AdamW"]
+__all__ = ["Adam"]
 
 Betas = tuple[float | Tensor, float | Tensor]
 
@@ -97,45 +97,6 @@ class Adam(Rule):
             div_(u, (1 - beta2**step) ** 0.5, w)
             shift_(u, eps)
             addcdiv_(x, m, u, -(lr / (1 - beta1**step)), w)
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019). See Adam."""
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
-        betas: Betas = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=True,
-        )
-
-    def __setstate__(self, state: State) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group["decoupled_weight_decay"] = True
 
 
 _UNSUPPORTED = "{} as a Tensor is not supported for capturable=False and foreach=True"

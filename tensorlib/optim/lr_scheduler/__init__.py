@@ -5,6 +5,7 @@ one optimizer (`ChainedScheduler`); the closed form is used where a schedule sta
 """
 
 from tensorlib.optim.lr_scheduler.base import LRScheduler
+from tensorlib.optim.lr_scheduler.base import _LRScheduler as _LRScheduler
 from tensorlib.optim.lr_scheduler.combined import ChainedScheduler, SequentialLR
 from tensorlib.optim.lr_scheduler.cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
 from tensorlib.optim.lr_scheduler.decay import (

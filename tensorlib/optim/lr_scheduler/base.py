@@ -190,6 +190,10 @@ class LRScheduler:
         self._last_lr = values(self.optimizer, "lr")
 
 
+class _LRScheduler(LRScheduler):
+    """The name before torch 2.0, which schedules of others may still inherit from."""
+
+
 def _notice_steps(optimizer: Optimizer) -> None:
     """Let the optimizer remember that its `step` was called."""
     if hasattr(optimizer.step, "_noticed"):

@@ -206,11 +206,19 @@ class CyclicLR(_WithMomentum):
         self._init_scale_fn()
 
 
-_SCALES: dict[str, Callable[[float, float], float]] = {
-    "triangular": lambda gamma, x: 1.0,
-    "triangular2": lambda gamma, x: 1 / (2.0 ** (x - 1)),
-    "exp_range": lambda gamma, x: gamma**x,
-}
+def _triangular(gamma: float, x: float) -> float:
+    return 1.0
+
+
+def _triangular2(gamma: float, x: float) -> float:
+    return float(1 / (2.0 ** (x - 1)))
+
+
+def _exp_range(gamma: float, x: float) -> float:
+    return float(gamma**x)
+
+
+_SCALES = {"triangular": _triangular, "triangular2": _triangular2, "exp_range": _exp_range}
 
 
 class OneCycleLR(_WithMomentum):

@@ -1,9 +1,12 @@
 """Learning rate schedules: torch's curves bit for bit, state dicts, warnings, and refusals."""
 
 import copy
+import gc
 import math
+import pickle
 import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -285,13 +288,30 @@ def test_fractions_of_an_epoch():
 
 
 def test_a_schedule_of_ones_own():
-    class Halving(lr_scheduler.LRScheduler):
+    class Halving(lr_scheduler._LRScheduler):
         def get_lr(self):
             return [base / 2**self.last_epoch for base in self.base_lrs]
 
     opt = optimizer(tensorlib)
     rows = curve(opt, Halving(opt), 3)
     assert [row[0] for row in rows] == [0.1, 0.05, 0.025, 0.0125]
+
+
+@pytest.mark.parametrize("name", ["one cycle", "cyclic own", "swa", "sequence", "chained"])
+@pytest.mark.filterwarnings("ignore:Seems like")
+def test_schedules_are_pickled_and_freed(name):
+    opt = optimizer(tensorlib)
+    scheduler = CURVES[name](schedules(tensorlib), opt)
+    curve(opt, scheduler, 6)
+    twin = pickle.loads(pickle.dumps(scheduler))
+    assert curve(twin.optimizer, twin, 9) == curve(opt, scheduler, 9)
+    gone = weakref.ref(opt)
+    gc.disable()
+    try:
+        del opt, scheduler
+        assert gone() is None  # no cycle keeps the optimizer and its state
+    finally:
+        gc.enable()
 
 
 def early(s, lib):
