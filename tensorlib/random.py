@@ -275,12 +275,14 @@ class Generator:
         """The numbers 0 to count-1 in random order."""
         if count >= 0xFFFFFFFF // 20:  # where 32 bits would be uneven
             return self._large_permutation(count)
+        if count < 2:
+            return np.arange(count)
         with self._lock:
-            words = self._words(max(count - 1, 0))
-        steps = (words % np.arange(count, 1, -1, dtype=np.uint32)).tolist() if count > 1 else []
+            words = self._words(count - 1)
+        words %= np.arange(count, 1, -1, dtype=np.uint32)
+        words += np.arange(count - 1, dtype=np.uint32)
         order = list(range(count))
-        for i, step in enumerate(steps):
-            j = i + step
+        for i, j in enumerate(words.tolist()):
             order[i], order[j] = order[j], order[i]
         return np.array(order, np.int64)
 

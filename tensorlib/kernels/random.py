@@ -40,51 +40,64 @@ _SQRT_HALF_BITS = 0x3F3504F3
 
 
 def fused(x: Array, factor: float, term: float) -> Array:
-    """`x * factor + term` with one rounding; float32 or float64."""
-    if x.dtype == np.float32:
-        return _fused32(x, factor, term)
-    return _fused64(x, factor, term)
+    """`x * factor + term` with one rounding; float32 or float64, one dimension."""
+    out = np.empty_like(x)
+    body = _fused32 if x.dtype == np.float32 else _fused64
+    for i in range(0, len(x), _PAIRS):
+        out[i : i + _PAIRS] = body(x[i : i + _PAIRS], np.float64(factor), np.float64(term))
+    return out
 
 
-def _fused32(x: Array, factor: float, term: float) -> Array:
-    product = x * np.float64(factor)  # exact
+def _fused32(x: Array, factor: Any, term: Any) -> Array:
+    product = x * factor  # exact in float64
     total = product + term
     # halfway between two float32, after one rounding already: only the lost part decides
     tie = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
     if tie.any():
         at = np.nonzero(tie)
-        lost = _lost(product[at], np.float64(term), total[at])
-        beyond = np.copysign(np.inf, lost)
-        total[at] = np.where(lost == 0, total[at], np.nextafter(total[at], beyond))
-    return total.astype(np.float32)
+        lost = _lost(product[at], term, total[at])
+        beyond = np.nextafter(total[at], np.copysign(np.inf, lost))
+        total[at] = np.where(lost == 0, total[at], beyond)
+    return total  # type: ignore[no-any-return]  # NumPy's stubs
 
 
 def _lost(a: Any, b: Any, total: Any) -> Any:
     """What rounding took from `total = a + b` (Knuth's TwoSum)."""
     part = total - a
-    return (a - (total - part)) + (b - part)
+    rest = total - part
+    np.subtract(a, rest, rest)
+    np.subtract(b, part, part)
+    rest += part
+    return rest
 
 
-def _fused64(x: Array, factor: float, term: float) -> Array:
+def _fused64(x: Array, factor: Any, term: Any) -> Array:
     """Boldo and Melquiond, 2008: add the error terms rounded to odd, then round once."""
-    a, c = np.float64(factor), np.float64(term)
-    product = x * a
+    product = x * factor
     split = 134217729.0  # 2**27 + 1: Dekker's halves
-    xs, as_ = x * split, a * split
-    x_high = xs - (xs - x)
-    a_high = as_ - (as_ - a)
-    x_low, a_low = x - x_high, a - a_high
-    product_lost = ((x_high * a_high - product) + x_high * a_low + x_low * a_high) + x_low * a_low
-    small = product_lost + c
-    small_lost = _lost(product_lost, c, small)
+    scaled = factor * split
+    factor_high = scaled - (scaled - factor)
+    factor_low = factor - factor_high
+    scaled = x * split
+    high = scaled - (scaled - x)
+    low = x - high
+    product_lost = high * factor_high
+    product_lost -= product
+    high *= factor_low
+    product_lost += high
+    product_lost += low * factor_high
+    low *= factor_low
+    product_lost += low
+    small = product_lost + term
+    small_lost = _lost(product_lost, term, small)
     total = product + small
     rest = _lost(product, small, total)
     odd = rest + small_lost
     lost = _lost(rest, small_lost, odd)
-    even = (odd.view(np.int64) & 1) == 0
-    odd = np.where(even & (lost != 0), np.nextafter(odd, np.copysign(np.inf, lost)), odd)
-    found: Array = total + odd
-    return found
+    at = np.nonzero((lost != 0) & ((odd.view(np.int64) & 1) == 0))
+    odd[at] = np.nextafter(odd[at], np.copysign(np.inf, lost[at]))
+    total += odd
+    return total  # type: ignore[no-any-return]  # NumPy's stubs
 
 
 def box_muller(unit: Array, mean: float = 0.0, std: float = 1.0) -> Array:

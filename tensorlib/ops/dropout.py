@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorlib.autograd.tape import wrap
 from tensorlib.creation import empty_as
-from tensorlib.errors import InvalidValueError, ShapeError
+from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.ops import draws
 from tensorlib.random import default_generator
 
@@ -45,7 +45,10 @@ def _dropped(
     noise = wrap(np.empty(shape, x.dtype) if channels else empty_as(x, x.dtype))
     draws.fill(noise.array, lambda n, k, _: default_generator.bernoulli(1 - p, k, n))
     if not alpha:
-        return product(noise.div_(1 - p))
+        if x.dtype.kind not in "fcV":
+            raise DTypeError(where, f"not implemented for {input.dtype}", "floating-point numbers")
+        kept = np.divide(1, 1 - p, dtype=np.float32 if x.itemsize == 2 else x.dtype)
+        return product(noise.mul_(wrap(kept.astype(x.dtype))))
     scale = 1.0 / math.sqrt((_SELU_LIMIT * _SELU_LIMIT * p + 1) * (1 - p))
     offset = noise.add(-1).mul_(_SELU_LIMIT * scale).add_(_SELU_LIMIT * scale * p)
     return product(noise.mul_(scale)).add_(offset)

@@ -389,6 +389,8 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
                 "binomial", f"only supports floating-point dtypes for {name}, got: {value.dtype}"
             )
     n, p = count.array, prob.array
+    if n.itemsize == 2:
+        raise DTypeError("binomial", f"not implemented for {count.dtype}", "float32 or float64")
     if n.dtype != p.dtype:
         raise ShapeError("binomial", f"Found dtype {prob.dtype} but expected {count.dtype}")
     if broadcast_shapes(n.shape, p.shape) != n.shape:
