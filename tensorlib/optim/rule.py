@@ -118,7 +118,12 @@ class Rule(Optimizer):
             buffers = [state[name].array for name in names]
             if x.dtype.kind == "c":
                 x, g, buffers = real_view(x), real_view(g), [real_view(b) for b in buffers]
-            for part, grad, arrays, work in self._pieces(x, g, buffers):
+            pieces: Iterable[Any]
+            if x.size > BLOCK:
+                pieces = self._blocks(x, g, buffers)
+            else:
+                pieces = ((x, g, buffers, self._work(x)),)
+            for part, grad, arrays, work in pieces:
                 if shrink is not None:
                     mul_(part, shrink, work[0])
                 if maximize:
@@ -129,12 +134,9 @@ class Rule(Optimizer):
                 yield part, grad, arrays, step, work
             bump(param)
 
-    def _pieces(
+    def _blocks(
         self, x: Array, g: Array, buffers: list[Array]
     ) -> Iterator[tuple[Array, Array, list[Array], Scratch]]:
-        if x.size <= BLOCK:
-            yield x, g, buffers, self._work(x)
-            return
         if not (x.flags.c_contiguous and all(b.flags.c_contiguous for b in buffers)):
             yield x, g, buffers, _scratch(x, x.shape)
             return

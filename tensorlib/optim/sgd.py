@@ -80,10 +80,10 @@ class SGD(Rule):
         lr, momentum, nesterov = -number(group["lr"]), group["momentum"], group["nesterov"]
         rest = 1 - group["dampening"]
         if not momentum:
-            for x, g, _, _, (w, *_) in self._live(group, ()):
+            for x, g, _, _, (w, _, _, _) in self._live(group, ()):
                 add_(x, g, lr, w)
             return
-        for x, g, (buffer,), first, (w, t, *_) in self._live(
+        for x, g, (buffer,), first, (w, t, _, _) in self._live(
             group, ("momentum_buffer",), self._buffer
         ):
             if first:

@@ -1,4 +1,4 @@
-"""Optimizers: exact resume, groups, hooks, layouts of memory, torch's files, and refusals."""
+"""Optimizers: exact resume, groups, layouts of memory, and torch's files."""
 
 import copy
 import io
@@ -10,10 +10,6 @@ import pytest
 import tensorlib
 from tensorlib import nn, optim
 from tensorlib.optim import rule
-from tensorlib.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 from tensorlib.serialization import load, save
 
 CASES = [
@@ -363,165 +359,6 @@ def test_an_optimizer_of_ones_own():
     assert param.tolist() == [0.5, 0.5]
     assert optimizer.state_dict()["state"] == {0: {"count": 1}}
     assert calls == [1]
-
-
-# -- hooks -----------------------------------------------------------------------------------------
-
-
-def test_hooks_of_steps():
-    optimizer = optim.SGD([with_grad()])
-    calls = []
-
-    def note(name):
-        return lambda o, args, kwargs: calls.append((name, o is optimizer, len(args)))
-
-    handles = [
-        register_optimizer_step_pre_hook(note("before all")),
-        register_optimizer_step_post_hook(note("after all")),
-        optimizer.register_step_pre_hook(note("before")),
-        optimizer.register_step_post_hook(note("after")),
-        optimizer.register_step_pre_hook(lambda o, args, kwargs: ((*args, lambda: 5), kwargs)),
-    ]
-    assert optimizer.step() == 5
-    names = [("before all", 1), ("before", 1), ("after", 2), ("after all", 2)]
-    assert calls == [(name, True, count) for name, count in names]
-    for handle in handles:
-        handle.remove()
-    assert optimizer.step() is None
-    assert len(calls) == 4
-    optimizer.register_step_pre_hook(lambda *_: 3)
-    with pytest.raises(RuntimeError, match=r"must return None or a tuple .* but got 3"):
-        optimizer.step()
-
-
-def test_hooks_run_once_where_a_subclass_calls_its_parent():
-    class Counting(optim.SGD):
-        def step(self, closure=None):
-            return super().step(closure)
-
-    optimizer = Counting([with_grad()])
-    calls = []
-    optimizer.register_step_pre_hook(lambda *_: calls.append(1))
-    optimizer.step()
-    assert calls == [1]
-
-
-def test_hooks_of_state_dicts():
-    optimizer = optim.SGD([parameter()])
-    calls = []
-    optimizer.register_state_dict_pre_hook(lambda o: calls.append("second"))
-    optimizer.register_state_dict_pre_hook(lambda o: calls.append("first"), prepend=True)
-    optimizer.register_state_dict_post_hook(lambda o, state: {**state, "note": 1})
-    optimizer.register_load_state_dict_pre_hook(
-        lambda o, state: {**state, "param_groups": [{**state["param_groups"][0], "lr": 9.0}]}
-    )
-    optimizer.register_load_state_dict_post_hook(lambda o: calls.append("loaded"))
-    state = optimizer.state_dict()
-    assert state["note"] == 1
-    optimizer.load_state_dict(state)
-    assert calls == ["first", "second", "loaded"]
-    assert optimizer.param_groups[0]["lr"] == 9.0
-    assert state["param_groups"][0]["lr"] == 1e-3
-
-
-# -- refusals --------------------------------------------------------------------------------------
-
-
-def complex_parameter():
-    param = nn.Parameter(tensorlib.ones(2, 2).to(tensorlib.complex64))
-    param.grad = tensorlib.ones_like(param).detach()
-    return param
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "words"),
-    [
-        (lambda: optim.SGD([parameter()], lr=-1), ValueError, "Invalid learning rate: -1"),
-        (lambda: optim.SGD([parameter()], lr=float("nan")), ValueError, "learning rate"),
-        (lambda: optim.SGD([parameter()], momentum=-1), ValueError, "Invalid momentum value: -1"),
-        (lambda: optim.SGD([parameter()], nesterov=True), ValueError, "Nesterov momentum requires"),
-        (lambda: optim.Adam([parameter()], betas=(1.0, 0.9)), ValueError, "beta parameter at"),
-        (lambda: optim.Adam([parameter()], betas=(0, 0.9)), ValueError, "both floats or both Ten"),
-        (lambda: optim.Adam([parameter()], eps=-1), ValueError, "Invalid epsilon"),
-        (lambda: optim.Adam([parameter()], weight_decay=-1), ValueError, "Invalid weight_decay"),
-        (lambda: optim.SGD([]), ValueError, "empty parameter list"),
-        (lambda: optim.SGD(parameter()), TypeError, "should be an iterable of Tensors or dicts"),
-        (lambda: optim.SGD([1]), TypeError, "one of the params is int"),
-        (lambda: optim.SGD([{"params": {parameter()}}]), TypeError, "ordered collections"),
-        (lambda: optim.SGD([parameter() * 2]), ValueError, "non-leaf"),
-        (lambda: optim.SGD([("a", parameter()), parameter()]), ValueError, "names are missing"),
-        (lambda: optim.SGD([parameter()], differentiable=True), NotImplementedError, "differ"),
-        (
-            lambda: optim.SGD([parameter()]).add_param_group(
-                {"params": [parameter()], "differentiable": True}
-            ),
-            NotImplementedError,
-            "differentiable=True",
-        ),
-        (
-            lambda: optim.SGD([parameter()], fused=True, differentiable=True),
-            RuntimeError,
-            "`fused` does not support `differentiable`",
-        ),
-        (
-            lambda: optim.Adagrad([parameter()], fused=True, foreach=True),
-            RuntimeError,
-            "`fused` and `foreach` cannot be `True` together",
-        ),
-        (lambda: optim.SGD([parameter()]).add_param_group([1]), TypeError, "must be a dict"),
-        (
-            lambda: optim.Adam([with_grad()], capturable=True).step(),
-            AssertionError,
-            "If capturable=True, params and state_steps must be on supported devices",
-        ),
-        (
-            lambda: optim.Adam([complex_parameter()], fused=True).step(),
-            RuntimeError,
-            "`fused=True` requires all the params to be floating point",
-        ),
-        (
-            lambda: optim.Adafactor([complex_parameter()]).step(),
-            RuntimeError,
-            "Adafactor does not support complex",
-        ),
-        (
-            lambda: optim.Muon([complex_parameter()]).step(),
-            RuntimeError,
-            "Muon does not support complex",
-        ),
-        (lambda: optim.Muon([parameter(3)]), ValueError, "Muon only supports 2D parameters"),
-        (lambda: optim.Muon([with_grad(2, 2)], ns_steps=100).step(), ValueError, "less than 100"),
-        (lambda: optim.SparseAdam([with_grad()]).step(), RuntimeError, "dense gradients"),
-        (lambda: optim.SparseAdam([parameter()], lr=0), ValueError, "Invalid learning rate: 0"),
-        (
-            lambda: optim.LBFGS([{"params": parameter()}, {"params": parameter()}]),
-            ValueError,
-            "doesn't support per-parameter options",
-        ),
-        (
-            lambda: optim.LBFGS([with_grad()], line_search_fn="x").step(lambda: 1.0),
-            RuntimeError,
-            "only 'strong_wolfe' is supported",
-        ),
-    ],
-)
-def test_refusals(call, error, words):
-    with pytest.raises(error, match=words):
-        call()
-
-
-def test_parameters_given_twice():
-    param = parameter()
-    with pytest.raises(ValueError, match="more than one parameter group"):
-        optim.SGD([{"params": [param]}, {"params": [param]}])
-    with pytest.warns(UserWarning, match="duplicate parameters"):
-        optim.SGD([param, param])
-
-
-def test_a_tensor_that_keeps_its_gradient_can_be_optimized():
-    result = parameter() * 2
-    result.retain_grad()
-    optim.SGD([result])
 
 
 @pytest.mark.oracle
