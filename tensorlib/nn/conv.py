@@ -25,7 +25,7 @@ __all__ = [
 _MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class _Base(Module):
+class _ConvNd(Module):
     """What convolutions and transposed ones share; `_prepare` makes the parameters."""
 
     _dims: ClassVar[int]
@@ -66,7 +66,7 @@ class _Base(Module):
         self.stride, self.dilation = spread(stride, dims), spread(dilation, dims)
         self.padding = padding if isinstance(padding, str) else spread(padding, dims)
         self.output_padding = spread(output_padding, dims)
-        self.groups, self.padding_mode = groups, padding_mode
+        self.groups, self.padding_mode, self.transposed = groups, padding_mode, transposed
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
                 raise ValueError(f"{name}: padding is {padding!r}; expected 'same' or 'valid'")
@@ -110,7 +110,7 @@ class _Base(Module):
         return text
 
 
-class _Conv(_Base):
+class _Conv(_ConvNd):
     def __init__(
         self,
         in_channels: int,
@@ -145,11 +145,15 @@ class _Conv(_Base):
         return borders
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """This layer's convolution with other parameters."""
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._borders(), mode=self.padding_mode), 0
         result: Tensor = getattr(F, self._function)(
-            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+            input, weight, bias, self.stride, padding, self.dilation, self.groups
         )
         return result
 
@@ -180,7 +184,7 @@ class Conv3d(_Conv):
     _dims, _function = 3, "conv3d"
 
 
-class _ConvTranspose(_Base):
+class _ConvTransposeNd(_ConvNd):
     def __init__(
         self,
         in_channels: int,
@@ -238,7 +242,7 @@ class _ConvTranspose(_Base):
         return tuple(extra)
 
 
-class ConvTranspose1d(_ConvTranspose):
+class ConvTranspose1d(_ConvTransposeNd):
     """The gradient of Conv1d with respect to its input, as a layer.
 
     Shape: (N, in_channels, L) to (N, out_channels, L'), with
@@ -248,13 +252,13 @@ class ConvTranspose1d(_ConvTranspose):
     _dims, _function = 1, "conv_transpose1d"
 
 
-class ConvTranspose2d(_ConvTranspose):
+class ConvTranspose2d(_ConvTransposeNd):
     """The gradient of Conv2d with respect to its input, as a layer. Sizes as ConvTranspose1d's."""
 
     _dims, _function = 2, "conv_transpose2d"
 
 
-class ConvTranspose3d(_ConvTranspose):
+class ConvTranspose3d(_ConvTransposeNd):
     """The gradient of Conv3d with respect to its input, as a layer. Sizes as ConvTranspose1d's."""
 
     _dims, _function = 3, "conv_transpose3d"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import tensorlib
@@ -15,6 +16,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "CrossMapLRN2d",
     "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
@@ -46,7 +48,7 @@ class _Affine(Module):
             init.zeros_(self.bias)
 
 
-class _Norm(_Affine):
+class _NormBase(_Affine):
     """Weight, bias and running statistics of C channels."""
 
     _version = 2
@@ -114,7 +116,7 @@ class _Norm(_Affine):
         )
 
 
-class _BatchNorm(_Norm):
+class _BatchNorm(_NormBase):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
@@ -123,6 +125,10 @@ class _BatchNorm(_Norm):
             count.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(count.item())
+        by_batch = self.training or (self.running_mean is None and self.running_var is None)
+        return self._normalize(input, momentum, by_batch)
+
+    def _normalize(self, input: Tensor, momentum: float, by_batch: bool) -> Tensor:
         # running statistics are given where they are used (eval) or updated (training)
         given = not self.training or self.track_running_stats
         return F.batch_norm(
@@ -131,7 +137,7 @@ class _BatchNorm(_Norm):
             self.running_var if given else None,
             self.weight,
             self.bias,
-            self.training or (self.running_mean is None and self.running_var is None),
+            by_batch,
             momentum,
             self.eps,
         )
@@ -159,7 +165,7 @@ class BatchNorm3d(_BatchNorm):
     _dims = (5,)
 
 
-class _InstanceNorm(_Norm):
+class _InstanceNorm(_NormBase):
     def __init__(
         self,
         num_features: int,
@@ -180,11 +186,14 @@ class _InstanceNorm(_Norm):
         self._check_input_dim(input)
         alone = input.dim() == min(self._dims)
         channels = input.shape[0 if alone else 1]
-        if channels != self.num_features and self.affine:
-            raise ValueError(
+        if channels != self.num_features:
+            text = (
                 f"expected input's size at dim={0 if alone else 1} to match num_features"
                 f" ({self.num_features}), but got: {channels}."
             )
+            if self.affine:
+                raise ValueError(text)
+            warnings.warn(f"{text} It is not used, as affine=False.", stacklevel=2)
         result = F.instance_norm(
             input.unsqueeze(0) if alone else input,
             self.running_mean,
@@ -268,6 +277,18 @@ class LocalResponseNorm(Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class CrossMapLRN2d(LocalResponseNorm):
+    """LocalResponseNorm over the channels at most (size - 1) / 2 away, in its oldest form."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 4:
+            raise ValueError(f"CrossMapLRN2d: Expected input to be 4D, got {input.dim()}D instead.")
+        reach = (self.size - 1) // 2
+        padded = F.pad(input.square(), (0, 0, 0, 0, reach, reach))
+        energy = padded.unfold(1, 2 * reach + 1, 1).sum(-1)
+        return input * (energy * (self.alpha / self.size) + self.k).pow(-self.beta)
 
 
 class LayerNorm(_Affine):

@@ -19,12 +19,17 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "FractionalMaxPool2d",
+    "FractionalMaxPool3d",
     "LPPool1d",
     "LPPool2d",
+    "LPPool3d",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
     "MaxUnpool2d",
+    "MaxUnpool3d",
 ]
 
 
@@ -82,22 +87,93 @@ class MaxPool3d(_MaxPool):
     _function = "max_pool3d"
 
 
-class MaxUnpool2d(Module):
-    """Puts the maxima of a MaxPool2d with `return_indices=True` back to their places."""
+class _MaxUnpool(Module):
+    _dims: ClassVar[int]
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
         super().__init__()
-        self.kernel_size = spread(kernel_size, 2)
-        self.stride = self.kernel_size if stride is None else spread(stride, 2)
-        self.padding = spread(padding, 2)
+        self.kernel_size = spread(kernel_size, self._dims)
+        self.stride = self.kernel_size if stride is None else spread(stride, self._dims)
+        self.padding = spread(padding, self._dims)
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
-        return F.max_unpool2d(
+        result: Tensor = getattr(F, f"max_unpool{self._dims}d")(
             input, indices, self.kernel_size, self.stride, self.padding, output_size
         )
+        return result
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Puts the maxima of a MaxPool1d with `return_indices=True` back to their places."""
+
+    _dims = 1
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Puts the maxima of a MaxPool2d with `return_indices=True` back to their places."""
+
+    _dims = 2
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Puts the maxima of a MaxPool3d with `return_indices=True` back to their places."""
+
+    _dims = 3
+
+
+class _FractionalMaxPool(Module):
+    _dims: ClassVar[int]
+    _random_samples: Tensor | None
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        output_size: Size | None = None,
+        output_ratio: float | tuple[float, ...] | None = None,
+        return_indices: bool = False,
+        _random_samples: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        name, dims = type(self).__name__, self._dims
+        self.kernel_size = spread(kernel_size, dims)
+        if any(size <= 0 for size in self.kernel_size):
+            raise ValueError(f"{name}: kernel_size must be greater than 0, but got {kernel_size}")
+        self.return_indices = return_indices
+        self.register_buffer("_random_samples", _random_samples)
+        self.output_size = None if output_size is None else spread(output_size, dims)
+        self.output_ratio = None if output_ratio is None else spread(output_ratio, dims)  # type: ignore[arg-type]  # numbers of any kind
+        if (output_size is None) == (output_ratio is None):
+            raise ValueError(
+                f"{name}: output_size={output_size}, output_ratio={output_ratio}; expected one of"
+                " them"
+            )
+        if self.output_ratio and not all(0 < ratio < 1 for ratio in self.output_ratio):
+            raise ValueError(f"output_ratio must be between 0 and 1 (got {output_ratio})")
+
+    def forward(self, input: Tensor) -> Any:
+        return getattr(F, f"fractional_max_pool{self._dims}d")(
+            input,
+            self.kernel_size,
+            self.output_size,
+            self.output_ratio,
+            self.return_indices,
+            _random_samples=self._random_samples,
+        )
+
+
+class FractionalMaxPool2d(_FractionalMaxPool):
+    """Maximum over windows of (N, C, H, W) at random steps. Graham, 2014."""
+
+    _dims = 2
+
+
+class FractionalMaxPool3d(_FractionalMaxPool):
+    """Maximum over windows of (N, C, D, H, W) at random steps. See FractionalMaxPool2d."""
+
+    _dims = 3
 
 
 class AvgPool1d(Module):
@@ -214,6 +290,12 @@ class LPPool2d(_LPPool):
     """(sum of x**norm_type) ** (1 / norm_type) over windows of (N, C, H, W)."""
 
     _function = "lp_pool2d"
+
+
+class LPPool3d(_LPPool):
+    """(sum of x**norm_type) ** (1 / norm_type) over windows of (N, C, D, H, W)."""
+
+    _function = "lp_pool3d"
 
 
 class _AdaptiveAvgPool(Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = ["Size", "spread"]
 
 Size = int | tuple[int, ...]
@@ -9,7 +11,7 @@ Size = int | tuple[int, ...]
 
 def spread(value: Size, dims: int) -> tuple[int, ...]:
     """`value` for each of `dims` dimensions. Raises ValueError for another number of them."""
-    sizes = (value,) * dims if isinstance(value, int) else tuple(value)
+    sizes = tuple(value) if isinstance(value, Iterable) else (value,) * dims
     if len(sizes) != dims:
         raise ValueError(f"expected one number or {dims}, got {value}")
     return sizes

@@ -14,7 +14,7 @@ from tensorlib.kernels import softmax as kernels
 from tensorlib.ops import activation, elementwise, shape
 from tensorlib.ops import reduction as reductions
 from tensorlib.ops._common import Array, Grads, astype, record, single
-from tensorlib.ops.loss import _legacy, _reduce
+from tensorlib.ops.loss import _reduce, legacy_reduction
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Negative of the log-probability [N, C, ...] at class `target` [N, ...], weighted by class."""
-    reduction = _legacy(size_average, reduce, reduction)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     x = input.array
     picked, factor, total = _picked("nll_loss", x, target, weight, ignore_index, reduction)
     axis = 1 if x.ndim > 1 else 0
@@ -157,7 +157,7 @@ def cross_entropy(
     """Cross entropy of logits [N, C, ...] with class indices [N, ...] or class probabilities [N, C,
     ...].
     """
-    reduction = _legacy(size_average, reduce, reduction)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ShapeError(
             "cross_entropy", f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}"
@@ -331,7 +331,7 @@ def binary_cross_entropy(
     loss = record(output, backward, input, target)
     if weight is not None:
         loss = elementwise.mul(loss, weight)
-    return _reduce(loss, _legacy(size_average, reduce, reduction), "binary_cross_entropy")
+    return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "binary_cross_entropy")
 
 
 @accepts("f")
@@ -361,5 +361,5 @@ def binary_cross_entropy_with_logits(
     if weight is not None:
         loss = elementwise.mul(loss, weight)
     return _reduce(
-        loss, _legacy(size_average, reduce, reduction), "binary_cross_entropy_with_logits"
+        loss, legacy_reduction(size_average, reduce, reduction), "binary_cross_entropy_with_logits"
     )

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 
-def _legacy(size_average: Any, reduce: Any, reduction: str) -> str:
-    """PyTorch's deprecated pair of flags, in one word."""
+def legacy_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
+    """`reduction`, or the word for PyTorch's deprecated pair of flags, with a warning."""
     if size_average is None and reduce is None:
         return reduction
     word = "none" if reduce is False else "sum" if size_average is False else "mean"
@@ -67,7 +67,7 @@ def mse_loss(
     weight: Tensor | None = None,
 ) -> Tensor:
     """Squared differences."""
-    reduction = _legacy(size_average, reduce, reduction)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     input, target = _pair(input, target, "mse_loss")
     x, y = input.array, target.array
     if weight is not None or reduction != "mean" or x.shape != y.shape:
@@ -102,7 +102,7 @@ def l1_loss(
     """Absolute differences."""
     input, target = _pair(input, target, "l1_loss")
     loss = elementwise.abs(elementwise.sub(input, target))
-    reduction = _legacy(size_average, reduce, reduction)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     if weight is not None:
         loss = elementwise.mul(loss, weight)
         if reduction == "mean":
@@ -127,7 +127,7 @@ def smooth_l1_loss(
     if beta == 0:
         return l1_loss(input, target, size_average, reduce, reduction)
     loss = elementwise.div(_huber(input, target, beta, "smooth_l1_loss"), beta)
-    return _reduce(loss, _legacy(size_average, reduce, reduction), "smooth_l1_loss")
+    return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "smooth_l1_loss")
 
 
 @accepts("f")
@@ -181,7 +181,7 @@ def kl_div(
         loss = elementwise.mul(elementwise.exp(target), elementwise.sub(target, input))
     else:
         loss = elementwise.sub(xlogy(target, target), elementwise.mul(target, input))
-    reduction = _legacy(size_average, reduce, reduction)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     if reduction == "batchmean":
         return elementwise.div(
             reductions.sum(loss), input.array.shape[0] if input.array.ndim else 1
@@ -215,7 +215,7 @@ def poisson_nll_loss(
         stirling = elementwise.add(elementwise.sub(elementwise.mul(target, logs), target), half)
         zeros = wrap(np.zeros_like(stirling.array))
         loss = elementwise.add(loss, where(elementwise.gt(target, 1), stirling, zeros))
-    return _reduce(loss, _legacy(size_average, reduce, reduction), "poisson_nll_loss")
+    return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "poisson_nll_loss")
 
 
 @accepts("f")

@@ -15,7 +15,7 @@ from tensorlib.ops import elementwise, shape
 from tensorlib.ops import reduction as reductions
 from tensorlib.ops._common import choice, wrap
 from tensorlib.ops.classification import binary_cross_entropy_with_logits
-from tensorlib.ops.loss import _legacy, _reduce
+from tensorlib.ops.loss import _reduce, legacy_reduction
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def margin_ranking_loss(
         )
     product = elementwise.mul(elementwise.neg(target), elementwise.sub(input1, input2))
     loss = elementwise.clamp(elementwise.add(product, margin), min=0)
-    return _reduce(loss, _legacy(size_average, reduce, reduction), "margin_ranking_loss")
+    return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "margin_ranking_loss")
 
 
 @accepts("f")
@@ -62,7 +62,7 @@ def hinge_embedding_loss(
         where(elementwise.ne(target, -1), input, zeros),
         where(elementwise.ne(target, 1), far, zeros),
     )
-    return _reduce(loss, _legacy(size_average, reduce, reduction), "hinge_embedding_loss")
+    return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "hinge_embedding_loss")
 
 
 @accepts("f", "keep")
@@ -76,7 +76,9 @@ def soft_margin_loss(
     """`log(1 + exp(-target * input))`."""
     rise = elementwise.exp(elementwise.mul(elementwise.neg(target), input))
     return _reduce(
-        elementwise.log1p(rise), _legacy(size_average, reduce, reduction), "soft_margin_loss"
+        elementwise.log1p(rise),
+        legacy_reduction(size_average, reduce, reduction),
+        "soft_margin_loss",
     )
 
 
@@ -95,7 +97,7 @@ def multilabel_soft_margin_loss(
         loss = elementwise.mul(loss, weight)
     return _reduce(
         reductions.mean(loss, -1),
-        _legacy(size_average, reduce, reduction),
+        legacy_reduction(size_average, reduce, reduction),
         "multilabel_soft_margin_loss",
     )
 
@@ -153,7 +155,7 @@ def multi_margin_loss(
     loss = elementwise.div(reductions.sum(loss, 1), x.array.shape[1])
     if one:
         loss = shape.reshape(loss, goal)
-    return _reduce(loss, _legacy(size_average, reduce, reduction), "multi_margin_loss")
+    return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "multi_margin_loss")
 
 
 @accepts("fiub")
@@ -181,7 +183,7 @@ def cosine_embedding_loss(
     )
     return _reduce(
         elementwise.add(near, far),
-        _legacy(size_average, reduce, reduction),
+        legacy_reduction(size_average, reduce, reduction),
         "cosine_embedding_loss",
     )
 
@@ -202,7 +204,7 @@ def triplet_margin_loss(
     """`max(0, d(anchor, positive) - d(anchor, negative) + margin)`."""
     from tensorlib.ops.embedding import pairwise_distance
 
-    reduction = _legacy(size_average, reduce, reduction)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     return _triplet(
         "triplet_margin_loss",
         (anchor, positive, negative),
@@ -276,7 +278,7 @@ def multilabel_margin_loss(
     from tensorlib.ops.indexing import gather
 
     where = "multilabel_margin_loss"
-    reduction = _legacy(size_average, reduce, reduction)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     choice(where, "reduction", reduction, ("mean", "sum", "none"))
     size, t = input.array.shape, target.array
     if len(size) > 2 or (len(size) and not size[-1]):
