@@ -30,7 +30,7 @@ DTYPES = (
     torch.complex64,
 )
 # Names of torch's own machinery rather than of its users.
-INTERNAL = ("_", "jiterator", "torch.", "sparse.", "to_sparse", "native_", "cudnn_")
+INTERNAL = ("_", "jiterator", "torch.", "sparse.", "to_sparse", "native_", "cudnn_", "masked.")
 INTERNAL_NAMES = {
     "max_pool2d_with_indices_backward",
     "native_dropout_backward",
