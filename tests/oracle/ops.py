@@ -78,6 +78,11 @@ def families() -> dict[str, list[Any]]:
     return found
 
 
+def label(op: Any) -> str:
+    """The name of an entry: the operation's, and its variant's where there are several."""
+    return f"{op.name}.{op.variant_test_name}" if op.variant_test_name else str(op.name)
+
+
 def internal(name: str) -> bool:
     """Whether a name is not for users."""
     if name.startswith("__"):
@@ -324,7 +329,7 @@ def check(
     op: Any, *, seed: int = 0, dtypes: Any = DTYPES, limit: int | None = None
 ) -> list[Result]:
     """All checks of one entry; `limit` samples per dtype."""
-    name = op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+    name = label(op)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
