@@ -18,12 +18,11 @@ import numpy as np
 from tensorlib import dtypes, interop, printing, typed
 from tensorlib.autograd import engine, tape
 from tensorlib.autograd.tape import Handle, record, wrap
-from tensorlib.device import address, device_of, move, to_host
 from tensorlib.device import device as device_type
+from tensorlib.device import device_of, move, to_host
 from tensorlib.errors import (
     ArgumentError,
     AutogradError,
-    DimensionError,
     DTypeError,
     ShapeError,
     UnsupportedError,
@@ -31,24 +30,29 @@ from tensorlib.errors import (
 from tensorlib.ops import (
     activation,
     contraction,
+    cumulative,
     decomposition,
     draws,
     elementwise,
+    extremes,
     householder,
     indexing,
     linalg,
     matrix_functions,
     pseudoinverse,
+    queries,
     reduction,
     sampling,
     solver,
+    sorting,
     special,
+    statistics,
 )
 from tensorlib.ops import inplace as in_place
 from tensorlib.ops import lu as triangular
 from tensorlib.ops import norm as norms
 from tensorlib.ops import shape as shapes
-from tensorlib.ops._common import Array, Grads, dim_index
+from tensorlib.ops._common import Array, Grads
 from tensorlib.ops.inplace import inplace as _inplace
 from tensorlib.ops.out import direct
 from tensorlib.utils import dlpack
@@ -185,16 +189,16 @@ class Tensor:
         return self.device.type == "cuda"
 
     @property
+    def is_cpu(self) -> _bool:
+        """Whether it lives on the CPU."""
+        return self.device.type == "cpu"
+
+    @property
     def is_leaf(self) -> _bool:
         """Whether no operation made it (its gradient is kept in `.grad`)."""
         if self._base is not None:
             self._sync()
         return self._node is None
-
-    @property
-    def is_sparse(self) -> _bool:
-        """Always False: all tensors are dense."""
-        return False
 
     @property
     def layout(self) -> dtypes.layout:
@@ -382,6 +386,11 @@ class Tensor:
             return array.copy() if copy else array
         return array.astype(dtype)
 
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: _bool = False) -> Any:
+        if array.dtype.kind == "b":
+            array = array.astype(np.uint8)  # as PyTorch does
+        return wrap(array)
+
     __dlpack__, __dlpack_device__ = dlpack.exported, dlpack.exported_device
 
     def item(self) -> Any:
@@ -440,6 +449,9 @@ class Tensor:
     def __reversed__(self) -> Tensor:
         return shapes.flip(self, 0) if self.array.ndim else self
 
+    def __delitem__(self, index: Any) -> None:
+        raise ArgumentError("del", "Tensor does not support deleting items")
+
     def __contains__(self, element: Any) -> _bool:
         if not isinstance(element, Tensor | _int | _float | _complex | np.generic):
             raise ShapeError(
@@ -484,86 +496,6 @@ class Tensor:
         for name, value in getattr(self, "__dict__", {}).items():
             setattr(made, name, deepcopy(value, memo))
         return made
-
-    # -- sizes and memory --------------------------------------------------------------------------
-
-    def size(self, dim: _int | None = None) -> Any:
-        """The shape, or one of its sizes."""
-        return self.shape if dim is None else self._dim_value(self.array.shape, dim, "size")
-
-    def _dim_value(self, values: tuple[_int, ...], dim: _int, where: str) -> _int:
-        if not values:
-            raise DimensionError(
-                where, f"Dimension specified as {dim} but tensor has no dimensions"
-            )
-        return values[dim_index(dim, len(values), where)]
-
-    def dim(self) -> _int:
-        """Number of dimensions."""
-        return self.array.ndim  # type: ignore[no-any-return]
-
-    ndimension = dim
-
-    def numel(self) -> _int:
-        """Number of elements."""
-        return self.array.size  # type: ignore[no-any-return]
-
-    nelement = numel
-
-    def element_size(self) -> _int:
-        """Bytes per element."""
-        return self.array.itemsize  # type: ignore[no-any-return]
-
-    def stride(self, dim: _int | None = None) -> Any:
-        """Steps in elements from one index to the next, per dimension."""
-        item = self.array.itemsize
-        steps = tuple(s // item for s in self.array.strides)
-        return steps if dim is None else self._dim_value(steps, dim, "stride")
-
-    def storage_offset(self) -> _int:
-        """Elements between the start of the memory it views and its own first element."""
-        if self._base is None and self._extra is None:
-            return 0
-        held = shapes.storage_of(self)
-        return (address(self.array) - address(held)) // self.array.itemsize  # type: ignore[no-any-return]  # NumPy's stubs are wider
-
-    def data_ptr(self) -> _int:
-        """Memory address of the first element."""
-        return address(self.array)
-
-    def is_contiguous(self, memory_format: Any = None) -> _bool:
-        """Whether memory is in row-major order (or channels last, if asked)."""
-        return shapes.is_contiguous_in(self.array, memory_format)
-
-    def is_floating_point(self) -> _bool:
-        """Whether elements are floating-point numbers."""
-        return self.array.dtype.kind == "f"  # type: ignore[no-any-return]
-
-    def is_complex(self) -> _bool:
-        """Whether elements are complex numbers."""
-        return self.array.dtype.kind == "c"  # type: ignore[no-any-return]
-
-    def is_signed(self) -> _bool:
-        """Whether elements can be negative."""
-        return self.array.dtype.kind in "ifc"
-
-    def is_inference(self) -> _bool:
-        """Always False: tensors made in `inference_mode` are ordinary ones."""
-        return False
-
-    def get_device(self) -> _int:
-        """Index of the GPU, -1 on the CPU."""
-        return -1 if self.device.type == "cpu" else self.device.index or 0
-
-    def pin_memory(self) -> Tensor:
-        """Itself: memory is not pinned."""
-        return self
-
-    def share_memory_(self) -> Tensor:
-        """Refused: tensors are not shared between processes."""
-        raise UnsupportedError(
-            "share_memory_", "tensors are not shared between processes", "tensorlib.distributed"
-        )
 
     # -- types and devices -------------------------------------------------------------------------
 
@@ -681,6 +613,23 @@ class Tensor:
     # fmt: off
 
     copy_, fill_, zero_ = in_place.copy_, in_place.fill_, in_place.zero_
+    size, stride, numel, dim = queries.size, queries.stride, queries.numel, queries.dim
+    ndimension, nelement, element_size = dim, numel, queries.element_size
+    storage_offset, data_ptr = queries.storage_offset, queries.data_ptr
+    const_data_ptr = data_ptr
+    untyped_storage, storage = queries.untyped_storage, queries.storage
+    dim_order, is_contiguous = queries.dim_order, queries.is_contiguous
+    is_floating_point, is_complex = queries.is_floating_point, queries.is_complex
+    is_signed, is_inference = queries.is_signed, queries.is_inference
+    is_distributed = queries.is_distributed
+    is_pinned, is_shared, _is_view = queries.is_pinned, queries.is_shared, queries.is_view
+    get_device, share_memory_ = queries.get_device, queries.share_memory_
+    dense_dim, sparse_dim = queries.dense_dim, queries.sparse_dim
+    pin_memory = to_dense = queries.itself
+    is_meta = is_quantized = is_mkldnn = is_nested = is_mps = is_xla = is_vulkan = False
+    is_sparse = is_sparse_csr = is_xpu = is_ipu = is_hpu = is_maia = is_mtia = False
+    name, output_nr, _backward_hooks = None, 0, None
+
     fill_diagonal_, apply_ = in_place.fill_diagonal_, in_place.apply_
     map_, map2_ = in_place.map_, in_place.map2_
 
@@ -693,8 +642,8 @@ class Tensor:
     sub = subtract = __sub__ = elementwise.sub
     rsub = __rsub__ = elementwise.rsub
     mul = multiply = __mul__ = __rmul__ = elementwise.mul
-    div = divide = __truediv__ = elementwise.div
-    true_divide = elementwise.div
+    div = divide = __truediv__ = __div__ = elementwise.div
+    true_divide = elementwise.true_divide
     __rtruediv__ = __rdiv__ = elementwise.rdiv
     floor_divide = __floordiv__ = elementwise.floor_divide
     remainder = __mod__ = elementwise.remainder
@@ -722,6 +671,9 @@ class Tensor:
     atanh = arctanh = elementwise.atanh
     atan2 = arctan2 = elementwise.atan2
     hypot, nextafter = elementwise.hypot, elementwise.nextafter
+    deg2rad, rad2deg = elementwise.deg2rad, elementwise.rad2deg
+    copysign, ldexp, frexp = elementwise.copysign, elementwise.ldexp, elementwise.frexp
+    float_power, gcd, lcm = elementwise.float_power, elementwise.gcd, elementwise.lcm
     floor, ceil = elementwise.floor, elementwise.ceil
     round, frac = elementwise.round, elementwise.frac
     trunc = fix = elementwise.trunc
@@ -740,11 +692,15 @@ class Tensor:
     bitwise_and = __and__ = __rand__ = elementwise.bitwise_and
     bitwise_or = __or__ = __ror__ = elementwise.bitwise_or
     bitwise_xor = __xor__ = __rxor__ = elementwise.bitwise_xor
-    bitwise_not = __invert__ = elementwise.bitwise_not
+    bitwise_not, __invert__ = elementwise.bitwise_not, elementwise.invert
     bitwise_left_shift = __lshift__ = elementwise.bitwise_left_shift
     bitwise_right_shift = __rshift__ = elementwise.bitwise_right_shift
     isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
     isposinf, isneginf, signbit = elementwise.isposinf, elementwise.isneginf, elementwise.signbit
+    isreal, is_nonzero = elementwise.isreal, elementwise.is_nonzero
+    is_same_size = elementwise.is_same_size
+    conj_physical, resolve_conj = elementwise.conj_physical, elementwise.resolve_conj
+    resolve_neg, is_conj, is_neg = elementwise.resolve_neg, elementwise.is_conj, elementwise.is_neg
     isclose, allclose, equal = elementwise.isclose, elementwise.allclose, elementwise.equal
     heaviside, conj, angle = elementwise.heaviside, elementwise.conj, elementwise.angle
     real, imag = property(elementwise.real), property(elementwise.imag)
@@ -759,19 +715,20 @@ class Tensor:
 
     sum, mean, prod = reduction.sum, reduction.mean, reduction.prod
     nansum, nanmean = reduction.nansum, reduction.nanmean
-    var, std = reduction.var, reduction.std
-    max, min, amax = reduction.max, reduction.min, reduction.amax
-    amin, aminmax = reduction.amin, reduction.aminmax
-    argmax, argmin, all, any = reduction.argmax, reduction.argmin, reduction.all, reduction.any
-    count_nonzero, logsumexp = reduction.count_nonzero, reduction.logsumexp
-    cumsum, cumprod = reduction.cumsum, reduction.cumprod
-    cummax, cummin = reduction.cummax, reduction.cummin
-    logcumsumexp = reduction.logcumsumexp
-    sort, argsort, msort, topk = reduction.sort, reduction.argsort, reduction.msort, reduction.topk
-    kthvalue, median = reduction.kthvalue, reduction.median
-    mode, quantile = reduction.mode, reduction.quantile
-    unique, unique_consecutive = reduction.unique, reduction.unique_consecutive
-    bincount, histc = reduction.bincount, reduction.histc
+    var, std, sum_to_size = reduction.var, reduction.std, reduction.sum_to_size
+    all, any, count_nonzero = reduction.all, reduction.any, reduction.count_nonzero
+    logsumexp = reduction.logsumexp
+    max, min, amax = extremes.max, extremes.min, extremes.amax
+    amin, aminmax = extremes.amin, extremes.aminmax
+    argmax, argmin = extremes.argmax, extremes.argmin
+    cumsum, cumprod = cumulative.cumsum, cumulative.cumprod
+    cummax, cummin = cumulative.cummax, cumulative.cummin
+    logcumsumexp, diff = cumulative.logcumsumexp, cumulative.diff
+    sort, argsort, msort, topk = sorting.sort, sorting.argsort, sorting.msort, sorting.topk
+    kthvalue, median, nanmedian = sorting.kthvalue, sorting.median, sorting.nanmedian
+    mode, quantile, nanquantile = sorting.mode, statistics.quantile, statistics.nanquantile
+    unique, unique_consecutive = sorting.unique, sorting.unique_consecutive
+    bincount, histc, histogram = statistics.bincount, statistics.histc, statistics.histogram
 
     reshape, view, flatten = shapes.reshape, shapes.view, shapes.flatten
     ravel, unflatten = shapes.ravel, shapes.unflatten
@@ -781,7 +738,6 @@ class Tensor:
     t, permute, adjoint = shapes.t, shapes.permute, shapes.adjoint
     movedim, moveaxis = shapes.movedim, shapes.moveaxis
     expand, expand_as, broadcast_to = shapes.expand, shapes.expand_as, shapes.broadcast_to
-    sum_to_size = shapes.sum_to_size
     repeat, tile, repeat_interleave = shapes.repeat, shapes.tile, shapes.repeat_interleave
     split, split_with_sizes, chunk = shapes.split, shapes.split_with_sizes, shapes.chunk
     unsafe_split, unsafe_chunk = shapes.unsafe_split, shapes.unsafe_chunk
@@ -837,19 +793,33 @@ class Tensor:
 
     add_, sub_ = _inplace(elementwise.add, np.add), _inplace(elementwise.sub, np.subtract)
     mul_, div_ = _inplace(elementwise.mul, np.multiply), _inplace(elementwise.div, np.true_divide)
+    subtract_, multiply_, divide_, true_divide_ = sub_, mul_, div_, _inplace(true_divide)
     floor_divide_, remainder_, fmod_ = _inplace(floor_divide), _inplace(remainder), _inplace(fmod)
     pow_, neg_, abs_, square_ = _inplace(pow), _inplace(neg), _inplace(abs), _inplace(square)
+    negative_, absolute_ = neg_, abs_
+    float_power_ = _inplace(elementwise.float_power_same)
+    copysign_, ldexp_, hypot_ = _inplace(copysign), _inplace(ldexp), _inplace(hypot)
+    gcd_, lcm_, nextafter_ = _inplace(gcd), _inplace(lcm), _inplace(nextafter)
+    heaviside_, conj_physical_ = _inplace(heaviside), _inplace(conj_physical)
+    deg2rad_, rad2deg_ = _inplace(deg2rad), _inplace(rad2deg)
     lerp_, addcmul_, addcdiv_ = _inplace(lerp), _inplace(addcmul), _inplace(addcdiv)
     sign_, exp_, exp2_, expm1_ = _inplace(sign), _inplace(exp), _inplace(exp2), _inplace(expm1)
+    sgn_ = _inplace(sgn)
     log_, log2_, log10_, log1p_ = _inplace(log), _inplace(log2), _inplace(log10), _inplace(log1p)
     sqrt_, rsqrt_, reciprocal_ = _inplace(sqrt), _inplace(rsqrt), _inplace(reciprocal)
     sin_, cos_, tan_, asin_, acos_, atan_ = (
         _inplace(sin), _inplace(cos), _inplace(tan), _inplace(asin), _inplace(acos), _inplace(atan)
     )
+    arcsin_, arccos_, arctan_ = asin_, acos_, atan_
+    asinh_, acosh_, atanh_, atan2_ = (
+        _inplace(asinh), _inplace(acosh), _inplace(atanh), _inplace(atan2)
+    )
+    arcsinh_, arccosh_, arctanh_, arctan2_ = asinh_, acosh_, atanh_, atan2_
     sinh_, cosh_, tanh_ = _inplace(sinh), _inplace(cosh), _inplace(tanh)
     floor_, ceil_, round_, trunc_, frac_ = (
         _inplace(floor), _inplace(ceil), _inplace(round), _inplace(trunc), _inplace(frac)
     )
+    fix_ = trunc_
     clamp_, clamp_min_, clamp_max_ = _inplace(clamp), _inplace(clamp_min), _inplace(clamp_max)
     clip_ = clamp_
     nan_to_num_, erf_, erfinv_ = _inplace(nan_to_num), _inplace(erf), _inplace(erfinv)
@@ -857,11 +827,14 @@ class Tensor:
     logit_ = _inplace(logit)
     eq_, ne_, lt_ = _inplace(eq), _inplace(ne), _inplace(lt)
     le_, gt_, ge_ = _inplace(le), _inplace(gt), _inplace(ge)
+    less_, less_equal_, greater_, greater_equal_, not_equal_ = lt_, le_, gt_, ge_, ne_
     logical_and_, logical_or_ = _inplace(logical_and), _inplace(logical_or)
     logical_not_ = _inplace(logical_not)
     logical_xor_ = _inplace(logical_xor)
     bitwise_and_, bitwise_or_ = _inplace(bitwise_and), _inplace(bitwise_or)
-    bitwise_xor_ = _inplace(bitwise_xor)
+    bitwise_xor_, bitwise_not_ = _inplace(bitwise_xor), _inplace(bitwise_not)
+    bitwise_left_shift_ = _inplace(bitwise_left_shift)
+    bitwise_right_shift_ = _inplace(bitwise_right_shift)
     cumsum_, cumprod_ = _inplace(cumsum), _inplace(cumprod)
     tril_, triu_ = _inplace(tril), _inplace(triu)
     index_add_, index_copy_ = _inplace(index_add), _inplace(index_copy)
@@ -875,6 +848,8 @@ class Tensor:
     renorm_ = _inplace(renorm)
 
     __iadd__, __isub__, __imul__, __itruediv__ = add_, sub_, mul_, div_
+    __idiv__, __div__ = div_, div
+    __idiv__, __ilshift__, __irshift__ = div_, bitwise_left_shift_, bitwise_right_shift_
     __ifloordiv__, __imod__, __ipow__ = floor_divide_, remainder_, pow_
     __iand__, __ior__, __ixor__ = bitwise_and_, bitwise_or_, bitwise_xor_
 
@@ -896,6 +871,12 @@ class Tensor:
     def __rfloordiv__(self, other: Any) -> Tensor:
         return direct(elementwise.floor_divide)(other, self)
 
+    def __rlshift__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_left_shift(other, self)
+
+    def __rrshift__(self, other: Any) -> Tensor:
+        return elementwise.bitwise_right_shift(other, self)
+
     def __rmatmul__(self, other: Any) -> Tensor:
         return linalg.matmul(interop.as_tensor(other), self)
 
@@ -912,23 +893,34 @@ class Tensor:
     @property
     def mT(self) -> Tensor:
         """The last two dimensions exchanged."""
-        if self.array.ndim < 2:
-            raise ShapeError(
-                "mT",
-                f"tensor.mT is only supported on matrices or batches of matrices. Got "
-                f"{self.array.ndim}-D tensor",
-            )
-        return shapes.transpose(self, -2, -1)
+        _matrices("mT", self)
+        return shapes.transpose(self, -2, -1) if self.array.ndim else shapes.permute(self, ())
 
     @property
     def H(self) -> Tensor:
         """A matrix transposed and conjugated."""
+        if self.array.ndim not in (0, 2):
+            raise ShapeError(
+                "H",
+                f"tensor.H is only supported on matrices (2-D tensors). Got {self.array.ndim}-D "
+                f"tensor",
+                hint="use mH for batches of matrices",
+            )
         return elementwise.conj(shapes.t(self))
 
     @property
     def mH(self) -> Tensor:
         """The last two dimensions exchanged, conjugated."""
-        return elementwise.conj(self.mT)
+        _matrices("mH", self)
+        return shapes.adjoint(self)
+
+
+def _matrices(where: str, tensor: Tensor) -> None:
+    if tensor.array.ndim == 1:
+        raise ShapeError(
+            where,
+            f"tensor.{where} is only supported on matrices or batches of matrices. Got 1-D tensor",
+        )
 
 
 def _moved(input: Tensor, where: device_type) -> Tensor:

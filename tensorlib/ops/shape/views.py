@@ -343,25 +343,6 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x if x.array.shape == shape else expand(x, shape) for x in tensors)
 
 
-def sum_to_size(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
-    """`input` summed over dimensions until it has `size`, to which it must be expandable."""
-    from tensorlib.ops.reduction import sum
-
-    wanted = numbers("sum_to_size", sizes, size) if sizes or size is not None else ()
-    shape = input.array.shape
-    extra = len(shape) - len(wanted)
-    pairs = list(zip(wanted, shape[max(extra, 0) :], strict=False))
-    if extra < 0 or any(w not in (1, n) for w, n in pairs):
-        raise ShapeError(
-            "sum_to_size", f"size {wanted} is not expandable to size {shape} of the tensor"
-        )
-    if wanted == shape:
-        return input
-    axes = [*range(extra), *(extra + i for i, (w, n) in enumerate(pairs) if w == 1 != n)]
-    output = sum(input, axes, True) if axes else input
-    return view(output, wanted) if extra else output
-
-
 # -- parts -----------------------------------------------------------------------------------------
 
 
