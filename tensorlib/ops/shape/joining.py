@@ -315,21 +315,3 @@ def cartesian_prod(*tensors: Tensor) -> Tensor:
         return given[0]  # type: ignore[no-any-return]  # a Tensor
     grids = [reshape(g, (-1,)) for g in meshgrid(*given, indexing="ij")]
     return direct(stack)(grids, 1)
-
-
-def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
-    """All combinations of `r` elements of a one-dimensional tensor, as rows."""
-    from itertools import combinations, combinations_with_replacement
-
-    from tensorlib.ops.indexing import getitem
-
-    x = input.array
-    if x.ndim != 1:
-        raise ShapeError("combinations", f"Expect a 1D vector, but got shape {list(x.shape)}")
-    if r < 0:
-        raise ShapeError("combinations", f"Expect a non-negative number, but got {r}")
-    if r == 0:
-        return wrap(np.empty((0,), x.dtype))
-    choose = combinations_with_replacement if with_replacement else combinations
-    rows = np.array(list(choose(range(len(x)), r)), np.int64).reshape(-1, r)
-    return getitem(input, wrap(rows))
