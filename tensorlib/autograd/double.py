@@ -278,8 +278,8 @@ def _binary(name: str) -> tuple[Any, Any]:
 
 def _table() -> tuple[dict[str, Any], dict[str, Any]]:
     """NumPy's names and the operations that answer them."""
+    from tensorlib.ops import cumulative, indexing, linalg, reduction, shape
     from tensorlib.ops import elementwise as e
-    from tensorlib.ops import indexing, linalg, reduction, shape
 
     ufuncs: dict[str, Any] = {
         "add": e.add,
@@ -349,7 +349,7 @@ def _table() -> tuple[dict[str, Any], dict[str, Any]]:
         "broadcast_to": lambda a, size: shape.expand(a.tensor, size),
         "sum": lambda a, axis=None, keepdims=False: reduction.sum(a.tensor, axis, keepdims),
         "mean": lambda a, axis=None, keepdims=False: reduction.mean(a.tensor, axis, keepdims),
-        "cumsum": lambda a, axis: reduction.cumsum(a.tensor, axis),
+        "cumsum": lambda a, axis: cumulative.cumsum(a.tensor, axis),
         "flip": lambda a, axis: shape.flip(a.tensor, axis),
         "roll": lambda a, s, axis=None: shape.roll(a.tensor, s, axis),
         "rot90": lambda a, k, axes: shape.rot90(a.tensor, k, axes),

@@ -6,21 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tensorlib import dtypes
-from tensorlib.errors import DTypeError
 from tensorlib.ops._common import (
     Array,
     Grads,
     check_dtype,
-    differ,
     expect_tensor,
     floating,
     record,
     record_view,
 )
-from tensorlib.ops.arithmetic import mul
 from tensorlib.ops.out import takes_out
-from tensorlib.ops.trigonometry import cos, sin
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -106,29 +101,3 @@ def angle(input: Tensor) -> Tensor:
         return (np.where(square == 0, 0, grad * 1j * x / np.where(square == 0, 1, square)),)
 
     return record(np.angle(x), backward, input)
-
-
-@takes_out
-def polar(abs: Tensor, angle: Tensor) -> Tensor:
-    """Complex numbers of the lengths `abs` and the angles `angle`."""
-    expect_tensor("polar", "abs", abs)
-    expect_tensor("polar", "angle", angle)
-    from tensorlib import complex
-
-    r, phi = abs.array, angle.array
-    if r.dtype != phi.dtype or r.dtype.char not in "fd":
-        raise DTypeError(
-            "polar",
-            f"{dtypes.of(r.dtype)} and {dtypes.of(phi.dtype)} given",
-            "both float32 or both float64",
-        )
-    if not _broadcast(r, phi):
-        raise differ("polar", r, phi)
-    made: Tensor = complex(mul(abs, cos(angle)), mul(abs, sin(angle)))
-    return made
-
-
-def _broadcast(a: Array, b: Array) -> bool:
-    return all(
-        n == m or n == 1 or m == 1 for n, m in zip(a.shape[::-1], b.shape[::-1], strict=False)
-    )

@@ -85,7 +85,7 @@ def inplace(
         ):
             other: Any = args[0]
             target = self.array
-            if target.dtype.kind == "f" and self._base is None:
+            if target.dtype.char in "fd" and self._base is None:
                 if isinstance(other, int | float):
                     quick(target, other, out=target)
                     bump(self)

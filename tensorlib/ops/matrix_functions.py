@@ -10,7 +10,7 @@ import numpy as np
 from tensorlib import dtypes, return_types
 from tensorlib.autograd import tape
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
-from tensorlib.ops import elementwise, indexing, reduction, shape
+from tensorlib.ops import cumulative, elementwise, indexing, shape
 from tensorlib.ops._common import Array, wrap
 from tensorlib.ops._formula import derived, derived_outputs
 from tensorlib.ops.decomposition import (
@@ -168,16 +168,14 @@ def linalg_vander(x: Tensor, *, N: int | None = None) -> Tensor:
         raise DTypeError(
             where, f"supports floating point, complex, and integer tensors, but got {x.dtype}"
         )
-    if not x.array.ndim:
-        raise ShapeError(where, "x is 0-dim", "at least one dimension")
-    count = x.array.shape[-1] if N is None else N
+    count = (x.array.shape or (1,))[-1] if N is None else N
     if count <= 1:
         raise ShapeError(where, f"N={count}", "more than 1")
     if x.array.dtype.kind in "iu":
         x = elementwise.cast(x, dtypes.int64)
     ones = wrap(np.ones((*x.array.shape, 1), x.array.dtype))
     rest = shape.expand(column(x), (*x.array.shape, count - 1))
-    return shape.cat([ones, reduction.cumprod(rest, -1)], -1)
+    return shape.cat([ones, cumulative.cumprod(rest, -1)], -1)
 
 
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
@@ -191,5 +189,5 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
         x = elementwise.cast(x, dtypes.int64)
     ones = wrap(np.ones((x.array.shape[0], min(count, 1)), x.array.dtype))
     rest = shape.expand(column(x), (x.array.shape[0], max(count - 1, 0)))
-    powers = shape.cat([ones, reduction.cumprod(rest, -1)], -1)
+    powers = shape.cat([ones, cumulative.cumprod(rest, -1)], -1)
     return powers if increasing else shape.flip(powers, (-1,))

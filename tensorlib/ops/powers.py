@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import cmath
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensorlib import dtypes, return_types
+from tensorlib.errors import DTypeError
 from tensorlib.ops._common import (
     Array,
     Grads,
@@ -168,6 +170,18 @@ def float_power(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
     return pow(*(astype(v, kind) if hasattr(v, "array") else v for v in given))
 
 
+def float_power_same(input: Tensor, exponent: Tensor | Number) -> Tensor:
+    """`float_power` for its in-place form: `input` has the result's type."""
+    result = float_power(input, exponent)
+    if result.array.dtype != input.array.dtype:
+        raise DTypeError(
+            "float_power_",
+            f"the base has dtype {dtypes.of(input.array.dtype)} but the operation's result "
+            f"requires dtype {dtypes.of(result.array.dtype)}",
+        )
+    return result
+
+
 @takes_out
 def square(input: Tensor) -> Tensor:
     """`input ** 2`."""
@@ -181,13 +195,6 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
     return mul(input, rpow(other, 2.0))
 
 
-class frexp_result(NamedTuple):
-    """What `frexp` returns."""
-
-    mantissa: Any
-    exponent: Any
-
-
 @takes_exact_out
 def frexp(input: Tensor) -> Any:
     """`(mantissa, exponent)` with `input = mantissa * 2 ** exponent` and mantissa in [0.5, 1)."""
@@ -198,7 +205,9 @@ def frexp(input: Tensor) -> Any:
         return (grad / np.exp2(exponent.astype(grad.dtype)),)
 
     backward.__qualname__ = "frexp"
-    return frexp_result(*record_outputs((mantissa, exponent.astype(np.int32)), backward, input))
+    return return_types.frexp(
+        *record_outputs((mantissa, exponent.astype(np.int32)), backward, input)
+    )
 
 
 # -- roots -----------------------------------------------------------------------------------------
