@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib.autograd.tape import wrap
+from tensorlib.device import namespace_of
 from tensorlib.errors import ShapeError, TensorlibError
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None
         )
     kind, _ = ext_tensor.__dlpack_device__()
     if int(kind) != 1:
-        import cupy  # what is on a GPU came from a library that has one
-
-        array = cupy.from_dlpack(ext_tensor)
+        array = namespace_of("cuda").from_dlpack(ext_tensor)
     else:
         array = _writable(np.from_dlpack(ext_tensor), ext_tensor)
     result = wrap(array.copy() if copy else array)
