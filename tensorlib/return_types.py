@@ -32,6 +32,7 @@ nanmedian = _named("nanmedian", "values", "indices")
 sort = _named("sort", "values", "indices")
 topk = _named("topk", "values", "indices")
 
+_lu_with_info = _named("_lu_with_info", "LU", "pivots", "info")
 geqrf = _named("geqrf", "a", "tau")
 linalg_cholesky_ex = _named("linalg_cholesky_ex", "L", "info")
 linalg_eig = _named("linalg_eig", "eigenvalues", "eigenvectors")

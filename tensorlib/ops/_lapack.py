@@ -79,9 +79,9 @@ def lu_factor(x: Array) -> tuple[Array, Array, Array]:
 def permutation(pivots: Array, size: int) -> Array:
     """Which row of the matrix stands where after the exchanges that LAPACK's pivots describe."""
     rows: Array = np.broadcast_to(np.arange(size), (*pivots.shape[:-1], size)).copy()
-    flat, exchanges = rows.reshape(-1, size), pivots.reshape(-1, pivots.shape[-1])
-    for order, places in zip(flat, exchanges, strict=True):
-        for i, p in enumerate(places):
+    for index in np.ndindex(*pivots.shape[:-1]):
+        order = rows[index]
+        for i, p in enumerate(pivots[index]):
             order[i], order[p - 1] = order[p - 1], order[i]
     return rows
 

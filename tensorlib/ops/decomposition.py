@@ -238,12 +238,8 @@ def _qr_gradient(gQ: Tensor | None, gR: Tensor | None, Q: Tensor, R: Tensor) -> 
         total = plus(mm(Q, turned), gQ)
         assert total is not None
         return solve(mH(R), total, upper=False, left=False)
-    lower = shape.tril(elementwise.neg(inner))
-    if lower.array.dtype.kind == "c":
-        half = elementwise.mul(
-            elementwise.sub(diag_of(lower), elementwise.real(diag_of(lower))), 0.5
-        )
-        lower = elementwise.sub(lower, shape.diag_embed(half))
+    lower = shape.tril(_skew(elementwise.neg(inner)))
+    lower = elementwise.sub(lower, shape.diag_embed(elementwise.mul(diag_of(lower), 0.5)))
     square = solve(mH(shape.narrow(R, -1, 0, m)), lower, upper=False, left=False)
     zeros = wrap(np.zeros((*R.array.shape[:-2], m, n - m), R.array.dtype))
     total = plus(shape.cat([square, zeros], -1), gR)

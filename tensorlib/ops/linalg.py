@@ -236,6 +236,13 @@ def addbmm(
     """`beta * input + alpha * sum(batch1 @ batch2)` over the batch."""
     a, b = _operands("addbmm", batch1, batch2, 3, 3)
     n, rows, k = a.array.shape
+    if input.array.dtype.char == "e" and n > 1:  # rounded after each product, as PyTorch's
+        for i in range(n):
+            input = _add_product(
+                "addbmm", input, shape.select(a, 0, i), shape.select(b, 0, i), beta, alpha
+            )
+            beta = 1
+        return input
     wide = shape.reshape(shape.permute(a, 1, 0, 2), (rows, n * k))
     tall = shape.reshape(b, (n * k, b.array.shape[2]))
     return _add_product("addbmm", input, wide, tall, beta, alpha)
@@ -246,12 +253,15 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
     """`beta * input + alpha * outer(vec1, vec2)`."""
     for name, one in (("vec1", vec1), ("vec2", vec2)):
         expect_tensor("addr", name, one)
-    result = direct(outer)(vec1, vec2)
-    kind = dtypes.promote_numpy(input.array.dtype, result.array.dtype)
+    kind = dtypes.promote_numpy(vec1.array.dtype, vec2.array.dtype)
+    kind = dtypes.promote_numpy(input.array.dtype, kind)
     _check_scalars("addr", kind, beta, alpha)
+    if kind.kind == "b":
+        beta, alpha = bool(beta), bool(alpha)
+    if kind.char == "e":  # scales rounded as the operands are
+        beta, alpha = float(np.float16(beta)), float(np.float16(alpha))
+    result = direct(outer)(vec1 if alpha == 1 else elementwise.mul(vec1, alpha), vec2)
     _check_input("addr", input, result.array.shape)
-    if alpha != 1:
-        result = elementwise.mul(result, alpha)
     if beta == 0:
         return elementwise.cast(result, dtypes.of(kind))
     return elementwise.add(input if beta == 1 else elementwise.mul(input, beta), result)

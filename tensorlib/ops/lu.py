@@ -59,7 +59,7 @@ def legacy_lu(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
     """`torch.lu`, the older form of `linalg.lu_factor`."""
     factors, pivots, info = _factor("lu", A, pivot)
     if get_infos:
-        return factors, wrap(pivots), wrap(info)
+        return return_types._lu_with_info(factors, wrap(pivots), wrap(info))
     _expect_regular("lu", info)
     return factors, wrap(pivots)
 

@@ -168,7 +168,8 @@ def linalg_vander(x: Tensor, *, N: int | None = None) -> Tensor:
         raise DTypeError(
             where, f"supports floating point, complex, and integer tensors, but got {x.dtype}"
         )
-    count = (x.array.shape or (1,))[-1] if N is None else N
+    x = x if x.array.ndim else shape.reshape(x, (1,))
+    count = x.array.shape[-1] if N is None else N
     if count <= 1:
         raise ShapeError(where, f"N={count}", "more than 1")
     if x.array.dtype.kind in "iu":

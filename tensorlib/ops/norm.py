@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
-from tensorlib.ops import elementwise, indexing, reduction, shape
+from tensorlib.ops import elementwise, extremes, indexing, reduction, shape
 from tensorlib.ops._common import (
     Array,
     Grads,
@@ -91,8 +91,20 @@ def _euclidean(input: Tensor, axis: Any, keepdim: bool) -> Tensor:
         scale = back / np.where(size == 0, 1, size)
         return (x * scale,)
 
+    def smooth(grad: Any) -> Grads:
+        norm: Any = output  # both are Tensors here
+        return (_norm_gradient(*_kept(grad, norm, axis, keepdim), x, 2.0, axis),)
+
     backward.__qualname__ = "vector_norm.backward"
-    return record(output, backward, input)
+    return record(output, backward, input, smooth=smooth)
+
+
+def _kept(grad: Tensor, norm: Tensor, axis: Any, keepdim: bool) -> tuple[Tensor, Tensor]:
+    """Both with the reduced dimensions as size 1."""
+    if axis is not None and not keepdim:
+        for place in sorted(axis):
+            grad, norm = shape.unsqueeze(grad, place), shape.unsqueeze(norm, place)
+    return grad, norm
 
 
 def _power_norm(input: Tensor, p: float, axis: Any, keepdim: bool) -> Tensor:
@@ -111,25 +123,23 @@ def _power_norm(input: Tensor, p: float, axis: Any, keepdim: bool) -> Tensor:
     else:
         output = (size**p).sum(axis=axis, keepdims=keepdim) ** (1.0 / p)
 
-    def formula(grad: Tensor, norm: Tensor, x: Tensor) -> Sequence[Tensor]:
-        if axis is not None and not keepdim:
-            for place in sorted(axis):
-                grad, norm = shape.unsqueeze(grad, place), shape.unsqueeze(norm, place)
-        return (_norm_gradient(grad, x, norm, p, axis),)
+    def formula(grad: Tensor, norm: Tensor, x: Tensor) -> Sequence[Any]:
+        if p == 0:
+            return (None,)
+        return (_norm_gradient(*_kept(grad, norm, axis, keepdim), x, p, axis),)
 
     return derived(np.asarray(output, real), formula, input, name="linalg_vector_norm")
 
 
-def _norm_gradient(grad: Tensor, x: Tensor, norm: Tensor, p: float, axis: Any) -> Tensor:
+def _norm_gradient(grad: Tensor, norm: Tensor, x: Tensor, p: float, axis: Any) -> Tensor:
     """The gradient of a norm kept as dimensions of size 1; zero where the norm is."""
     mul, div, pow = elementwise.mul, elementwise.div, elementwise.pow
-    if p == 0:
-        return mul(x, 0)
     if p == 1:
         return mul(elementwise.sgn(x), grad)
     if abs(p) == math.inf:
-        size = elementwise.abs(x)
-        mask = (size.array == norm.array) | (np.isnan(size.array) & np.isnan(norm.array))
+        size = np.abs(_single(x.array))
+        most = (np.max if p > 0 else np.min)(size, axis=axis, keepdims=True)
+        mask = (size == most) | (np.isnan(size) & np.isnan(most))
         count = mask.sum(axis=axis, keepdims=True).astype(norm.array.dtype)
         share = div(grad, wrap(count)) if axis is not None or x.array.ndim else grad
         return mul(elementwise.sgn(x), mul(share, wrap(mask.astype(norm.array.dtype))))
@@ -181,14 +191,14 @@ def matrix_norm(
         if ord == "nuc":
             result = reduction.sum(s, -1)
         else:
-            result = (reduction.amax if ord > 0 else reduction.amin)(s, -1)
+            result = (extremes.amax if ord > 0 else extremes.amin)(s, -1)
         if keepdim:
             for d in sorted((a, b)):
                 result = shape.unsqueeze(result, d)
         return result
     first, last = (a, b) if abs(ord) == 1 else (b, a)
     sums = direct(vector_norm)(x, 1, first, True)
-    result = (reduction.amax if ord > 0 else reduction.amin)(sums, last, True)
+    result = (extremes.amax if ord > 0 else extremes.amin)(sums, last, True)
     return result if keepdim else shape.squeeze(result, (a, b))
 
 
@@ -329,7 +339,7 @@ def cdist(
     expect_tensor("cdist", "x2", x2)
     a, b = x1.array, x2.array
     for name, x in (("X1", a), ("X2", b)):
-        if x.dtype.kind != "f":
+        if x.dtype.char not in "fd":
             raise DTypeError("cdist", f"{name} has dtype {dtypes.of(x.dtype)}", "floating point")
         if x.ndim < 2:
             raise ShapeError("cdist", f"{name} has {x.ndim} dimensions", "at least 2D tensors")
@@ -418,8 +428,8 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     x = input.array
     if x.ndim != 2:
         raise ShapeError("pdist", f"input has {x.ndim} dimensions", "a matrix")
-    if x.dtype.kind != "f":
-        raise DTypeError("pdist", f"only supports floating-point dtypes, got {input.dtype}")
+    if x.dtype.char not in "fd":
+        raise DTypeError("pdist", f"not implemented for {input.dtype}", "float32 or float64")
     if p < 0:
         raise ShapeError("pdist", f"p={p}", "a non-negative number")
     left, right = np.triu_indices(x.shape[0], 1)
