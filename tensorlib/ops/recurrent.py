@@ -316,7 +316,7 @@ def _recorded(kind: str, sizes: Any, reverse: bool, inputs: Sequence[Any]) -> li
             parts = kernels.gru_grad(back, *grads, *given, *rest)
         else:
             parts = kernels.rnn_grad(back, *grads, *given, relu, *rest)
-        left = None if parts[0] is None else parts[0].reshape(*lead, -1)
+        left = None if parts[0] is None else parts[0].reshape(arrays[0].shape)
         return tuple(g for g, t in zip((left, *parts[1:]), arrays, strict=False) if t is not None)
 
     def smooth(*grads: Any) -> Grads:
