@@ -106,6 +106,12 @@ def _picked(
         )
     safe = np.where(valid, t, 0).astype(np.int64)
     if weight is not None:
+        if weight.array.dtype != x.dtype:
+            raise DTypeError(
+                where,
+                f"expected scalar type {dtypes.of(x.dtype)} but found"
+                f" {dtypes.of(weight.array.dtype)} as weight",
+            )
         if weight.array.shape != (classes,):
             raise ShapeError(
                 where,
@@ -140,7 +146,9 @@ def _spread(grad: Any, reduction: str, total: Any, axis: int) -> Any:
         if hasattr(grad, "array"):
             return shape.reshape(grad, (1,)) if grad.ndim == 0 else shape.unsqueeze(grad, axis)
         return grad.reshape(1) if grad.ndim == 0 else np.expand_dims(grad, axis)
-    return grad / total if reduction == "mean" else grad
+    if reduction == "mean":
+        return grad / total if total else grad * 0  # nothing but ignored targets
+    return grad
 
 
 @accepts("f")
@@ -163,6 +171,11 @@ def cross_entropy(
             "cross_entropy", f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}"
         )
     if target.array.shape == input.array.shape and target.array.dtype.kind == "f":
+        if ignore_index >= 0:
+            raise ShapeError(
+                "cross_entropy",
+                f"ignore_index={ignore_index} is not supported for floating point target",
+            )
         return _probabilities(input, target, weight, reduction, label_smoothing)
     x = input.array
     axis = 1 if x.ndim > 1 else 0

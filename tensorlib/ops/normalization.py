@@ -54,6 +54,8 @@ def batch_norm(
         return shape.clone(input)
     if x.ndim < 2:
         raise DimensionError("batch_norm", f"input has shape {x.shape}", "[N, C, ...]")
+    if eps <= 0:
+        raise InvalidValueError("batch_norm", f"eps must be positive, but got {eps}")
     _check_types("batch_norm", x, running_mean, running_var, weight, bias)
     for name, value in (
         ("running_mean", running_mean),
@@ -83,7 +85,8 @@ def batch_norm(
     w = None if weight is None else weight.array
     b = None if bias is None else bias.array
     output, mean, invstd = kernels.batch_norm_train(x, w, b, eps)
-    _update(running_mean, running_var, mean, invstd, momentum, eps, count)
+    if count:
+        _update(running_mean, running_var, mean, invstd, momentum, eps, count)
     inputs = (input, *(t for t in (weight, bias) if t is not None))
 
     def backward(grad: Array) -> Grads:

@@ -253,9 +253,7 @@ def xlogy(input: Tensor, other: Any) -> Tensor:
     output = np.where((x == 0) & ~np.isnan(y), 0, x * np.log(np.where(x == 0, 1, y)))
 
     def backward(grad: Array) -> Grads:
-        return grad * np.where((x == 0) & (y <= 0), 0, np.log(np.where(y <= 0, 1, y))), grad * (
-            x / y
-        )
+        return grad * np.log(np.where((x == 0) & (y <= 0), 1, y)), grad * (x / y)
 
     return record(output.astype(x.dtype), backward, a, b)
 

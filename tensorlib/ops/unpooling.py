@@ -240,7 +240,7 @@ def _fractional(
     batch = x.shape[0] if x.ndim == spatial + 2 else 1
     if samples is None:
         samples = wrap(np.empty((batch, channels, spatial), x.dtype)).uniform_()
-    drawn = samples.array
+    drawn = samples.array[:batch]
     if drawn.shape != (batch, channels, spatial) or drawn.dtype != x.dtype:
         raise ShapeError(
             where,
