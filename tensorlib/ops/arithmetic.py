@@ -39,6 +39,9 @@ class InvalidDivision(ShapeError):
     """A division or power PyTorch refuses with RuntimeError."""
 
 
+_PLAIN = frozenset((int, float, bool))  # not np.float64, whose type NumPy would promote to
+
+
 def _numbers(where: str, input: Any, other: Any) -> tuple[Tensor, Any]:
     """The first operand as a tensor, the second as one too unless it is a number."""
     if is_array(other):
@@ -122,7 +125,7 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
-    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+    if x is None or x.dtype.char not in "fd" or type(other) not in _PLAIN:
         input, other = _numbers("add", input, other)
         if hasattr(other, "array"):
             return add(input, other)
@@ -162,7 +165,7 @@ def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
-    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+    if x is None or x.dtype.char not in "fd" or type(other) not in _PLAIN:
         input, other = _numbers("sub", input, other)
         if hasattr(other, "array"):
             return sub(input, other)
@@ -194,7 +197,7 @@ def rsub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
             assert isinstance(other, Tensor)
         return sub(other, input, alpha=alpha)
     x = input.array
-    if alpha != 1 or x.dtype.char not in "fd" or not isinstance(other, int | float):
+    if alpha != 1 or x.dtype.char not in "fd" or type(other) not in _PLAIN:
         _no_bool("rsub", input, other)
         if alpha != 1:
             _check_alpha("rsub", alpha, input, other)
@@ -239,7 +242,7 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
-    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+    if x is None or x.dtype.char not in "fd" or type(other) not in _PLAIN:
         input, other = _numbers("mul", input, other)
         if hasattr(other, "array"):
             return mul(input, other)
@@ -282,7 +285,7 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
-    if x is None or x.dtype.char not in "fd" or not isinstance(other, int | float):
+    if x is None or x.dtype.char not in "fd" or type(other) not in _PLAIN:
         input, other = _numbers("div", input, other)
         if hasattr(other, "array"):
             return div(input, other)
