@@ -24,7 +24,7 @@ with warnings.catch_warnings():
 STEPS, MORE = 20, 10  # of these L-BFGS makes a fifth: each has up to 20 iterations
 # where a gradient's last bit decides between two courses, both libraries compute in float64
 CHAOTIC = ("LBFGS", "Rprop")
-KINDS = ("exists", "signature", "value", "dtypes", "state", "resume", "text", "refusals")
+KINDS = ("exists", "signature", "value", "dtypes", "resume", "text", "refusals")
 
 
 def check(names: Iterable[str] | None = None) -> list[Result]:
