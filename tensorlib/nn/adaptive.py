@@ -121,7 +121,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
 
     def predict(self, input: Tensor) -> Tensor:
         """The likeliest class of each row; clusters are looked into only where one is."""
-        best = self.head(input).argmax(1)
+        best: Tensor = self.head(input).argmax(1)
         rare = (best >= self.shortlist_size).nonzero().squeeze(1)
         if rare.numel():
             best[rare] = self.log_prob(input.index_select(0, rare)).argmax(1)

@@ -238,8 +238,9 @@ def gaussian_nll_loss(
     if given != size:
         if given == size[:-1]:
             var = shape.unsqueeze(var, -1)
-        elif len(given) != len(size) or 1 != sum(
-            m for n, m in zip(size, given, strict=True) if n != m
+        elif (
+            len(given) != len(size)
+            or sum(m for n, m in zip(size, given, strict=True) if n != m) != 1
         ):
             raise InvalidValueError(
                 "gaussian_nll_loss", f"var is of incorrect size {given}", f"{size} or {size[:-1]}"
