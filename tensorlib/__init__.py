@@ -9,6 +9,8 @@ from tensorlib import autograd, dtypes, interop, linalg, random
 from tensorlib.autograd import (
     enable_grad,
     inference_mode,
+    is_anomaly_check_nan_enabled,
+    is_anomaly_enabled,
     is_grad_enabled,
     is_inference_mode_enabled,
     no_grad,
@@ -834,6 +836,8 @@ __all__ = [
     "index_select",
     "inf",
     "inference_mode",
+    "is_anomaly_check_nan_enabled",
+    "is_anomaly_enabled",
     "initial_seed",
     "inner",
     "instance_norm",

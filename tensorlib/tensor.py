@@ -17,7 +17,7 @@ import numpy as np
 
 from tensorlib import dtypes, interop, printing, typed
 from tensorlib.autograd import engine, tape
-from tensorlib.autograd.tape import Handle, record, wrap
+from tensorlib.autograd.tape import INFERENCE, Handle, mode, record, wrap
 from tensorlib.device import device as device_type
 from tensorlib.device import device_of, move, to_host
 from tensorlib.errors import (
@@ -116,6 +116,7 @@ class Tensor:
         "_counter",
         "_extra",
         "_grad",
+        "_made",
         "_node",
         "_requires_grad",
         "_seen",
@@ -130,6 +131,7 @@ class Tensor:
     _base: Tensor | None
     _counter: list[Any]
     _seen: _int
+    _made: _int
     _extra: dict[str, Any] | None
 
     def __new__(cls, *data: Any, device: Any = None) -> Tensor:
@@ -143,9 +145,11 @@ class Tensor:
         result._requires_grad = requires_grad
         return result if cls is Tensor else _as_class(result, cls)
 
-    def _sync(self) -> None:
-        """Bring a view's history up to date after its memory was changed through another tensor."""
-        tape.sync_view(self)
+    def _sync(self) -> _bool:
+        """Bring a view's history up to date after its memory was changed through another tensor;
+        returns whether gradients flow to it.
+        """
+        return tape.sync_view(self)
 
     # -- what it is --------------------------------------------------------------------------------
 
@@ -181,7 +185,18 @@ class Tensor:
 
     @property
     def _version(self) -> _int:
+        if self._counter is INFERENCE:
+            raise AutogradError("_version", "Inference tensors do not track version counter")
         return self._counter[0]  # type: ignore[no-any-return]
+
+    @property
+    def output_nr(self) -> _int:
+        """Which output of `grad_fn` it is."""
+        node = self._node
+        return node.index if type(node) is tape.Output else 0
+
+    def _is_view(self) -> _bool:
+        return self._base is not None
 
     @property
     def is_cuda(self) -> _bool:
@@ -208,12 +223,13 @@ class Tensor:
     @property
     def requires_grad(self) -> _bool:
         """Whether gradients flow to it."""
-        if self._base is not None:
-            self._sync()
-        return self._requires_grad
+        base = self._base
+        return self._requires_grad or (base is not None and base._requires_grad)
 
     @requires_grad.setter
     def requires_grad(self, value: _bool) -> None:
+        if not isinstance(value, _bool):
+            raise AutogradError("requires_grad", f"must be a bool, not {type(value).__name__}")
         self.requires_grad_(value)
 
     def requires_grad_(self, requires_grad: _bool = True) -> Tensor:
@@ -226,6 +242,13 @@ class Tensor:
                     hint="use detach() to get a tensor without history",
                 )
             return self
+        if requires_grad and self._counter is INFERENCE and not mode.inference:
+            raise AutogradError(
+                "requires_grad_",
+                "Setting requires_grad=True on inference tensor outside InferenceMode is not"
+                " allowed",
+                hint="clone() it first",
+            )
         if requires_grad and self.array.dtype.kind not in "fc":
             raise DTypeError(
                 "requires_grad_",
@@ -248,6 +271,8 @@ class Tensor:
                     "grad",
                     f"assigned grad expected to be a Tensor or None but got {type(value).__name__}",
                 )
+            if value is self:
+                raise AutogradError("grad", "can't assign Variable as its own grad")
             if value.array.shape != self.array.shape:
                 raise ShapeError(
                     "grad",
@@ -262,12 +287,17 @@ class Tensor:
                 )
         self._grad = value
 
+    @grad.deleter
+    def grad(self) -> None:
+        self._grad = None
+
     @property
     def grad_fn(self) -> Any:
         """The node that made it, None for a leaf."""
         if self._base is not None:
             self._sync()
-        return self._node
+        node = self._node
+        return node if node is None else node.public
 
     @property
     def data(self) -> Tensor:
@@ -279,7 +309,15 @@ class Tensor:
     @data.setter
     def data(self, value: Tensor) -> None:
         if not isinstance(value, Tensor):
-            raise ArgumentError("data", f"{type(value).__name__} assigned", "a Tensor")
+            raise ArgumentError(
+                "data", f"Variable data has to be a tensor, but got {type(value).__name__}"
+            )
+        if self._requires_grad and value.array.dtype.kind not in "fc":
+            raise AutogradError(
+                "data",
+                "data set to a tensor that requires gradients must be floating point or complex"
+                f" dtype, got {value.dtype}",
+            )
         self.array = value.array
 
     def detach(self) -> Tensor:
@@ -305,7 +343,7 @@ class Tensor:
         inputs: Any = None,
     ) -> None:
         """Add the gradients of this tensor to `.grad` of the leaves it was computed from."""
-        engine.backward(self, gradient, retain_graph, create_graph, inputs)
+        engine.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
     def _hooks(self, key: str) -> list[Any]:
         if self._extra is None:
@@ -323,7 +361,7 @@ class Tensor:
             )
         if self._node is None:
             return Handle(self._hooks("hooks"), hook)
-        handle: Handle = self._node.register_hook(hook)
+        handle: Handle = self._node.register_tensor_hook(hook)
         return handle
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
@@ -353,7 +391,8 @@ class Tensor:
             if tensor is not None:
                 tensor._grad = grad if tensor._grad is None else tensor._grad + grad
 
-        self._node.register_hook(keep)
+        self._node.more("retain")
+        self._node.extra["retain"] = keep
 
     @property
     def retains_grad(self) -> _bool:
@@ -628,7 +667,7 @@ class Tensor:
     pin_memory = to_dense = queries.itself
     is_meta = is_quantized = is_mkldnn = is_nested = is_mps = is_xla = is_vulkan = False
     is_sparse = is_sparse_csr = is_xpu = is_ipu = is_hpu = is_maia = is_mtia = False
-    name, output_nr, _backward_hooks = None, 0, None
+    name, _backward_hooks = None, None
 
     fill_diagonal_, apply_ = in_place.fill_diagonal_, in_place.apply_
     map_, map2_ = in_place.map_, in_place.map2_

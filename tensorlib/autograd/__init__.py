@@ -1,32 +1,48 @@
 """Automatic differentiation: a tape of closures. Knows no operation."""
 
+from tensorlib.autograd.tape import (  # isort: skip  # first: the others build on it
+    Node,
+    needs_grad,
+    record,
+    record_outputs,
+    record_view,
+    record_views,
+    wrap,
+)
+from tensorlib.autograd import function, graph
+from tensorlib.autograd.anomaly import (
+    detect_anomaly,
+    is_anomaly_check_nan_enabled,
+    is_anomaly_enabled,
+    set_detect_anomaly,
+)
 from tensorlib.autograd.engine import backward, grad
 from tensorlib.autograd.function import Function
 from tensorlib.autograd.gradcheck import gradcheck, gradgradcheck
-from tensorlib.autograd.tape import (
-    Node,
+from tensorlib.autograd.modes import (
     enable_grad,
     inference_mode,
     is_grad_enabled,
     is_inference_mode_enabled,
-    needs_grad,
     no_grad,
-    record,
-    record_outputs,
-    record_view,
     set_grad_enabled,
-    wrap,
+    set_multithreading_enabled,
 )
 
 __all__ = [
     "Function",
     "Node",
     "backward",
+    "detect_anomaly",
     "enable_grad",
+    "function",
     "grad",
     "gradcheck",
     "gradgradcheck",
+    "graph",
     "inference_mode",
+    "is_anomaly_check_nan_enabled",
+    "is_anomaly_enabled",
     "is_grad_enabled",
     "is_inference_mode_enabled",
     "needs_grad",
@@ -34,6 +50,9 @@ __all__ = [
     "record",
     "record_outputs",
     "record_view",
+    "record_views",
+    "set_detect_anomaly",
     "set_grad_enabled",
+    "set_multithreading_enabled",
     "wrap",
 ]

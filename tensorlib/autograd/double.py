@@ -10,45 +10,49 @@ operation, never a wrong number.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tensorlib.autograd import tape
+from tensorlib.autograd import saved, tape
 from tensorlib.autograd.tape import Node
 from tensorlib.errors import UnsupportedError
 
 
 def call(node: Node, gradient: Any) -> tuple[Any, ...]:
     """Run a node's backward on Tensors; `gradient` is one, or a list for several outputs."""
-    from tensorlib.autograd import engine
-
+    kind = type(node)
+    if gradient is None and kind is Node:
+        return (None,) * len(node.inputs)
+    if kind is not Node and kind is not tape.ManyNode:
+        return node.run(gradient, True)  # type: ignore[attr-defined,no-any-return]  # a custom Function's
     if node.backward is None:
-        raise engine.freed(node)
-    engine.check_versions(node)
-    function = node.smooth or node.backward
+        raise saved.freed(node)
+    saved.check_versions(node)
+    function, ids = node.smooth or node.backward, None
+    if isinstance(function, saved.Packed):
+        function, ids = function.unpack()
     grads = gradient if isinstance(gradient, list) else [gradient]
-    with tape.enable_grad():
-        if getattr(function, "__code__", None) is None or function is node.backward is node.smooth:
-            raw = function(*grads)  # a Function's backward works on Tensors by itself
-        else:
-            known = _known(node)
-            # in a second form Tensors stand in as themselves, in the first as something NumPy takes
-            dress = _plain if node.smooth is not None else Stand
-            replaced = tape.with_cells(function, _Replace(node, known, dress))
-            raw = replaced(*(None if g is None else dress(g) for g in grads))
-        raw = raw if isinstance(raw, tuple) else (raw,)
-        return tuple(
-            _fit(value, entry) for value, entry in zip(raw, node.inputs, strict=False)
-        ) + tuple(raw[len(node.inputs) :])
+    if getattr(function, "__code__", None) is None:
+        raw = function(*grads)  # a callable object works on Tensors by itself
+    else:
+        known = _known(node)
+        if ids is not None:
+            known = {ids[key]: made for key, made in known.items() if key in ids}
+        # in a second form Tensors stand in as themselves, in the first as something NumPy takes
+        dress = _plain if node.smooth is not None else Stand
+        replaced = saved.with_cells(function, _Replace(node, known, dress))
+        raw = replaced(*(None if g is None else dress(g) for g in grads))
+    raw = raw if isinstance(raw, tuple) else (raw,)
+    if len(raw) != len(node.inputs):
+        raise saved.wrong_count(node, len(raw))
+    return tuple(fit(value, entry) for value, entry in zip(raw, node.inputs, strict=True))
 
 
 def plus(a: Any, b: Any, own: bool) -> Any:
     """The sum of two gradients that are Tensors."""
-    with tape.enable_grad():
-        return a + b
+    return a + b
 
 
 def _plain(tensor: Any) -> Any:
@@ -71,26 +75,14 @@ def _known(node: Node) -> dict[int, Any]:
         return make
 
     known: dict[int, Any] = {}
-    if node.outputs > 1 and node.output_id:
-        for place in node.output_id:
-            known[place[0]] = tensor_of(_output(node, place))
+    if isinstance(node, tape.ManyNode):
+        known = {key: tensor_of(node.part(index)) for key, index, *_ in node.results}
     elif node.output_id:
         known[node.output_id] = tensor_of(node)
     for edge, *_, array_id in node.inputs:
         if array_id and (array_id not in known or edge is not None):
             known[array_id] = tensor_of(edge)
     return known
-
-
-def _output(node: Node, place: list[Any]) -> tape.Output:
-    """The node of one of several outputs: of each there is one at a time, which gathers the
-    gradients.
-    """
-    made: tape.Output | None = place[2]()
-    if made is None:
-        made = tape.Output(node, place[1])
-        place[2] = weakref.ref(made)
-    return made
 
 
 class _Replace:
@@ -122,11 +114,11 @@ class _Replace:
                 type(value)(self(name, v) for v in value) if type(value) in (tuple, list) else value
             )
         if getattr(value, "__closure__", None):
-            return tape.with_cells(value, self)
+            return saved.with_cells(value, self)
         return value
 
 
-def _fit(value: Any, entry: Any) -> Any:
+def fit(value: Any, entry: Any) -> Any:
     """A gradient as a Tensor of its input's shape and dtype."""
     from tensorlib.ops import elementwise, reduction, shape
 

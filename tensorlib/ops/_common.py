@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tensorlib import dtypes
-from tensorlib.autograd.tape import Grads, record, record_outputs, record_view, wrap
+from tensorlib.autograd.tape import Grads, record, record_outputs, record_view, record_views, wrap
 from tensorlib.device import Array
 from tensorlib.errors import (
     ArgumentError,
@@ -45,6 +45,7 @@ __all__ = [
     "record",
     "record_outputs",
     "record_view",
+    "record_views",
     "reducer_dims",
     "same_shape",
     "scalar_dtype",

@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from tensorlib import dtypes
-from tensorlib.autograd import tape
-from tensorlib.autograd.tape import bump, check_inplace, mode
+from tensorlib.autograd.tape import (
+    INFERENCE,
+    attach,
+    bump,
+    check_inplace,
+    check_memory,
+    check_view,
+    mode,
+    settle_inplace,
+)
 from tensorlib.device import device_of, move
 from tensorlib.errors import ArgumentError, AutogradError, DTypeError, ShapeError
 from tensorlib.ops._common import Array, Grads, astype, expect_tensor, record, wrap
-from tensorlib.ops.out import direct, expect_distinct
+from tensorlib.ops.out import direct
 from tensorlib.ops.shape.reinterpret import as_strided
-from tensorlib.ops.strides import partly_overlap
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -31,6 +38,7 @@ def store(
     return `self`.
     """
     check_inplace(self, where)
+    check_memory(self, where, *args)
     result = operation(self, *args, **kwargs)
     target, value = self.array, result.array
     if value.shape != target.shape:
@@ -48,24 +56,16 @@ def store(
             )
         result = astype(result, target.dtype)
         value = result.array
-    expect_distinct(where, target)
     node = result._node
     if node is None:
         np.copyto(target, value)
         bump(self)
         return self
-    tape.keep_old_values(node, target)
+    check_view(self, where)
+    settle_inplace(node, self, result, args)
     np.copyto(target, value)
     bump(self)
-    if self._base is None:
-        self._node, self._requires_grad = node, True
-        return self
-
-    def copy_slices(grad: Array) -> Grads:
-        return (grad,)
-
-    label = node.name()
-    tape.rebase(self, copy_slices, [(node, value.shape, value.dtype, result._counter, 0, 0)], label)
+    attach(self, node)
     return self
 
 
@@ -84,8 +84,8 @@ def inplace(
             and not (mode.grad and self._requires_grad)
         ):
             other: Any = args[0]
-            target = self.array
-            if target.dtype.char in "fd" and self._base is None:
+            target, version = self.array, self._counter
+            if target.dtype.char in "fd" and self._base is None and version is not INFERENCE:
                 if isinstance(other, int | float):
                     quick(target, other, out=target)
                     bump(self)
@@ -93,6 +93,7 @@ def inplace(
                 if (
                     hasattr(other, "array")
                     and other.array.dtype == target.dtype
+                    and other._counter is not version
                     and not (mode.grad and other.requires_grad)
                 ):
                     try:
@@ -116,6 +117,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     if mode.grad and (self.requires_grad or hasattr(value, "array")):
         return store(self, "fill_", fill, value)
     check_inplace(self, "fill_")
+    check_memory(self, "fill_")
     self.array.fill(_filler("fill_", self.array, value))
     bump(self)
     return self
@@ -184,13 +186,6 @@ def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
 
 def _copied(input: Tensor, source: Tensor) -> Tensor:
     x = input.array
-    if partly_overlap(x, source.array):
-        raise ShapeError(
-            "copy_",
-            "unsupported operation: some elements of the input tensor and the written-to tensor "
-            "refer to a single memory location",
-            hint="clone() the tensor before performing the operation",
-        )
     values = source if source.array.dtype == x.dtype else astype(source, x.dtype)
     try:
         output = np.broadcast_to(move(values.array, device_of(x)), x.shape)

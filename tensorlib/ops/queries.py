@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tensorlib.autograd.tape import INFERENCE
 from tensorlib.device import address
 from tensorlib.errors import DimensionError, ShapeError, UnsupportedError
 from tensorlib.ops._common import dim_index
@@ -102,8 +103,8 @@ def is_signed(input: Tensor) -> bool:
 
 
 def is_inference(input: Tensor) -> bool:
-    """Always False: tensors made in `inference_mode` are ordinary ones."""
-    return False
+    """Whether it was made in `inference_mode`."""
+    return input._counter is INFERENCE
 
 
 def is_distributed(input: Tensor) -> bool:

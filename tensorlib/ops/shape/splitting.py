@@ -8,24 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib.autograd import tape
 from tensorlib.errors import ArgumentError, DimensionError, ShapeError
-from tensorlib.ops._common import Array, Grads, dim_index, shape_of
+from tensorlib.ops._common import Array, Grads, dim_index, record_views, shape_of
 from tensorlib.ops.shape.reinterpret import storage_of
 from tensorlib.ops.shape.views import narrow
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
-
-
-def _views(input: Tensor, outputs: tuple[Any, ...], backward: Any) -> tuple[Tensor, ...]:
-    """Several views of `input` made by one node."""
-    results = tape.record_outputs(outputs, backward, input)
-    for result in results:
-        result._base = input if input._base is None else input._base
-        result._counter = input._counter
-        result._seen = input._counter[0]
-    return results
 
 
 def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
@@ -38,7 +27,7 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
     def split_backward(*grads: Array | None) -> Grads:
         return backward(*grads)
 
-    return _views(tensor, outputs, split_backward)
+    return record_views(outputs, split_backward, tensor)
 
 
 def _equal_sizes(tensor: Tensor, size: int, dim: int) -> tuple[int, list[int]]:
@@ -68,7 +57,7 @@ def split_with_sizes(tensor: Tensor, split_sizes: Any, dim: int = 0) -> tuple[Te
     def split_with_sizes_backward(*grads: Array | None) -> Grads:
         return backward(*grads)
 
-    return _views(tensor, outputs, split_with_sizes_backward)
+    return record_views(outputs, split_with_sizes_backward, tensor)
 
 
 def _given_sizes(tensor: Tensor, split_sizes: Any, dim: int) -> tuple[int, list[int]]:
@@ -226,7 +215,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
         some = next(g for g in grads if g is not None)
         return (np.stack([np.zeros_like(some) if g is None else g for g in grads], axis),)
 
-    return _views(input, outputs, backward)
+    return record_views(outputs, backward, input)
 
 
 # -- without views ---------------------------------------------------------------------------------
