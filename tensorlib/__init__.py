@@ -316,6 +316,7 @@ from tensorlib.ops.normalization import (
 )
 from tensorlib.ops.padding import (
     channel_shuffle,
+    constant_pad_nd,
     pixel_shuffle,
     pixel_unshuffle,
 )
@@ -510,6 +511,7 @@ from tensorlib.random import (
     seed,
     set_rng_state,
 )
+from tensorlib.size import Size
 from tensorlib.spaced import (
     arange,
     complex,
@@ -520,11 +522,10 @@ from tensorlib.spaced import (
     range,
 )
 from tensorlib.tensor import (
-    Size,
     Tensor,
 )
 from tensorlib.typed import TYPES as _TYPES
-from tensorlib.typed import typename
+from tensorlib.typed import can_cast, is_storage, result_type, scalar_tensor, typename
 from tensorlib.utils.dlpack import from_dlpack, to_dlpack
 
 __version__ = "0.1.0"
@@ -557,18 +558,6 @@ def is_tensor(obj: object) -> _pybool:
     return isinstance(obj, Tensor)
 
 
-def result_type(tensor1: Tensor | Number, tensor2: Tensor | Number) -> dtype:
-    """The dtype of an operation on the two arguments, tensors or numbers."""
-    if isinstance(tensor1, Tensor):
-        return (tensor1 + tensor2).dtype
-    return (as_tensor(tensor1) + tensor2).dtype
-
-
-def can_cast(from_: dtype, to: dtype) -> _pybool:
-    """Whether PyTorch's rules allow storing `from_` values in `to`."""
-    return dtypes.can_cast(from_, to)
-
-
 _LAZY = (
     "distributed",
     "nn",
@@ -585,11 +574,7 @@ if TYPE_CHECKING:
 
 # functions of torch that are Tensor methods
 _METHODS = frozenset(
-    """abs_ acos_ acosh_ addmv_ arccos_ arccosh_ arcsin_ arcsinh_ arctan_ arctanh_ asin_ asinh_
-    atan_ atanh_ ceil_ clamp_ clamp_max_ clamp_min_ clip_ conj_physical_ cos_ cosh_ deg2rad_
-    detach detach_ erf_ erfc_ exp2_ exp_ expm1_ fix_ floor_ frac_ gcd_ i0_ index_put_ lcm_ ldexp_
-    log10_ log1p_ log2_ log_ logit_ nan_to_num_ neg_ negative_ rad2deg_ reciprocal_ relu_ round_
-    rsqrt_ sigmoid_ sin_ sinc_ sinh_ sqrt_ square_ tan_ tanh_ trunc_ xlogy_""".split()
+    ["abs_", "acos_", "acosh_", "addmv_", "arccos_", "arccosh_", "arcsin_", "arcsinh_", "arctan_", "arctanh_", "asin_", "asinh_", "atan_", "atanh_", "ceil_", "clamp_", "clamp_max_", "clamp_min_", "clip_", "conj_physical_", "cos_", "cosh_", "deg2rad_", "detach", "detach_", "erf_", "erfc_", "exp2_", "exp_", "expm1_", "fix_", "floor_", "frac_", "gcd_", "i0_", "index_put_", "lcm_", "ldexp_", "log10_", "log1p_", "log2_", "log_", "logit_", "nan_to_num_", "neg_", "negative_", "rad2deg_", "reciprocal_", "relu_", "round_", "rsqrt_", "sigmoid_", "sin_", "sinc_", "sinh_", "sqrt_", "square_", "tan_", "tanh_", "trunc_", "xlogy_"]
 )
 
 
@@ -714,6 +699,7 @@ __all__ = [
     "concatenate",
     "conj",
     "conj_physical",
+    "constant_pad_nd",
     "contiguous_format",
     "conv1d",
     "conv2d",
@@ -858,6 +844,7 @@ __all__ = [
     "is_nonzero",
     "is_same_size",
     "is_signed",
+    "is_storage",
     "is_tensor",
     "isclose",
     "isfinite",
@@ -1012,6 +999,7 @@ __all__ = [
     "rsqrt",
     "rsub",
     "save",
+    "scalar_tensor",
     "scatter",
     "scatter_add",
     "scatter_reduce",

@@ -18,6 +18,7 @@ from tensorlib.errors import (
 )
 from tensorlib.interop import as_tensor, asarray, from_numpy, frombuffer, tensor
 from tensorlib.ops._common import expect_tensor
+from tensorlib.ops.strides import ordered
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -284,30 +285,13 @@ def _laid_out(where: str, shape: Size, kind: Any, memory_format: Any) -> Any:
     return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), kind), -1, 1)
 
 
-def memory_order(shape: Size, strides: Size) -> list[int]:
-    """The dims from the outermost in memory to the innermost, as PyTorch sorts them."""
-    order = list(range(len(shape)))[::-1]
-    for i in range(1, len(shape)):
-        at = i
-        for j in range(i - 1, -1, -1):
-            a, b = order[j], order[at]
-            if not strides[a] or not strides[b]:
-                continue  # an expanded dim says nothing
-            if strides[a] > strides[b] or (strides[a] == strides[b] and shape[a] > shape[b]):
-                order[j], order[at] = b, a
-                at = j
-            elif strides[a] < strides[b]:
-                break
-    return order[::-1]
-
-
 def empty_as(array: Any, kind: Any, memory_format: Any = None, where: str = "empty_like") -> Any:
     """Uninitialised memory of the shape of `array`, its dims in the same order in memory."""
     if memory_format is not None and memory_format is not dtypes.preserve_format:
         return _laid_out(where, array.shape, kind, memory_format)
     if array.flags.c_contiguous or not isinstance(array, np.ndarray):
         return np.empty_like(array, kind)
-    order = memory_order(array.shape, array.strides)
+    order = ordered(array.shape, array.strides)[::-1]
     return np.empty([array.shape[d] for d in order], kind).transpose(np.argsort(order))
 
 

@@ -22,6 +22,7 @@ class device:
     1)`.
     """
 
+    __module__ = "tensorlib"
     __slots__ = ("index", "type")
 
     def __init__(self, type: str | int | device, index: int | None = None) -> None:

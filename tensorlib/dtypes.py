@@ -18,6 +18,7 @@ NumpyDType = np.dtype[Any]
 class dtype:
     """An element type; one object per type, comparable with `is`. Prints as `tensorlib.float32`."""
 
+    __module__ = "tensorlib"
     __slots__ = ("is_complex", "is_floating_point", "is_signed", "itemsize", "name", "numpy")
 
     def __init__(self, name: str, numpy_type: Any) -> None:
@@ -161,6 +162,15 @@ def fitting(value: Any, numpy_type: NumpyDType) -> Any:
             "dtype", f"value cannot be converted to type {of(numpy_type)} without overflow, {given}"
         )
     return value
+
+
+def real_number(value: Any) -> Any:
+    """A number without the imaginary part, which must be zero."""
+    if not isinstance(value, builtins.complex):
+        return value
+    if value.imag:
+        raise ShapeError("dtype", f"{value} cannot be converted to a real number without loss")
+    return value.real
 
 
 def of(numpy_type: Any) -> dtype:

@@ -18,7 +18,6 @@ from tensorlib.errors import (
     ShapeError,
     UnsupportedError,
 )
-from tensorlib.kernels.random import fused
 from tensorlib.ops._common import Array, expect_tensor
 from tensorlib.ops._formula import derived
 
@@ -96,11 +95,8 @@ def _counted(kind: Any, start: Any, step: Any, count: int) -> Array:
         return values.astype(kind, copy=False)
     work = np.dtype(np.float32) if kind.itemsize == 2 else _wide
     values = np.arange(count).astype(work)
-    if isinstance(start, int) and isinstance(step, int):
-        values *= step
-        values += start
-    else:
-        values = fused(values, float(work.type(step)), float(work.type(start)))
+    values *= work.type(step)
+    values += work.type(start)
     return values.astype(kind, copy=False)
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tensorlib import dtypes, interop, printing, typed
+from tensorlib import copying, dtypes, interop, printing, typed
 from tensorlib.autograd import engine, tape
 from tensorlib.autograd.tape import INFERENCE, Handle, mode, record, wrap
 from tensorlib.device import device as device_type
@@ -24,6 +24,7 @@ from tensorlib.errors import (
     ArgumentError,
     AutogradError,
     DTypeError,
+    InvalidValueError,
     ShapeError,
     UnsupportedError,
 )
@@ -55,6 +56,7 @@ from tensorlib.ops import shape as shapes
 from tensorlib.ops._common import Array, Grads
 from tensorlib.ops.inplace import inplace as _inplace
 from tensorlib.ops.out import direct
+from tensorlib.size import Size, size_of_shape
 from tensorlib.utils import dlpack
 
 # The class has methods of these names.
@@ -62,40 +64,6 @@ _bool: TypeAlias = builtins.bool
 _int: TypeAlias = builtins.int
 _float: TypeAlias = builtins.float
 _complex: TypeAlias = builtins.complex
-
-
-class Size(tuple[int, ...]):
-    """The shape of a tensor: a tuple that prints as PyTorch's."""
-
-    __slots__ = ()
-
-    def numel(self) -> int:
-        """Number of elements."""
-        count = 1
-        for n in self:
-            count *= n
-        return count
-
-    def __repr__(self) -> str:
-        return f"tensorlib.Size([{', '.join(map(str, self))}])"
-
-    def __getitem__(self, index: Any) -> Any:
-        found = tuple.__getitem__(self, index)
-        return Size(found) if isinstance(index, slice) else found
-
-    def __add__(self, other: Any) -> Any:
-        return Size(tuple.__add__(self, tuple(other)))
-
-
-def _rebuild(kind: Any, array: Any, requires_grad: _bool, attributes: Any) -> Tensor:
-    """A tensor from its pickled parts."""
-    result = wrap(array)
-    if kind is not Tensor:
-        result = _as_class(result, kind)
-    result._requires_grad = requires_grad
-    for name, value in (attributes or {}).items():
-        setattr(result, name, value)
-    return result
 
 
 def _as_class(tensor: Tensor, kind: Any) -> Any:
@@ -110,7 +78,9 @@ class Tensor:
     `Tensor(2, 3)` is uninitialised.
     """
 
+    __module__ = "tensorlib"
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_base",
         "_counter",
@@ -156,7 +126,7 @@ class Tensor:
     @property
     def shape(self) -> Size:
         """Sizes of the dimensions."""
-        return Size(self.array.shape)
+        return size_of_shape(self.array.shape)
 
     @property
     def dtype(self) -> dtypes.dtype:
@@ -458,13 +428,23 @@ class Tensor:
         return _bool(self.array.item())
 
     def __int__(self) -> _int:
-        return _int(self.item())
+        return _int(self._number(real=True))
 
     def __float__(self) -> _float:
-        return _float(self.item())
+        return _float(self._number(real=True))
 
     def __complex__(self) -> _complex:
-        return _complex(self.item())
+        return _complex(self._number())
+
+    def _number(self, *, real: _bool = False) -> Any:
+        if self.array.size != 1:
+            raise InvalidValueError(
+                "item",
+                "only one element tensors can be converted to Python scalars, shape "
+                f"{self.array.shape}",
+            )
+        value = self.array.item()
+        return dtypes.real_number(value) if real else value
 
     def __index__(self) -> _int:
         if self.array.dtype.kind not in "iub" or self.array.size != 1:
@@ -510,31 +490,7 @@ class Tensor:
             return self.array.item().__format__(spec)  # type: ignore[no-any-return]
         return object.__format__(self, spec)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        attributes = getattr(self, "__dict__", None)
-        return _rebuild, (
-            type(self),
-            self.array,
-            self._requires_grad and self._node is None,
-            attributes,
-        )
-
-    def __deepcopy__(self, memo: dict[_int, Any]) -> Tensor:
-        if self._node is not None:
-            raise AutogradError(
-                "deepcopy",
-                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
-                "protocol",
-                hint="detach() it first",
-            )
-        from copy import deepcopy
-
-        made = _rebuild(type(self), self.array.copy("K"), self._requires_grad, None)
-        memo[id(self)] = made
-        made._grad = deepcopy(self._grad, memo)
-        for name, value in getattr(self, "__dict__", {}).items():
-            setattr(made, name, deepcopy(value, memo))
-        return made
+    __reduce_ex__, __deepcopy__ = copying.reduce, copying.deepcopy
 
     # -- types and devices -------------------------------------------------------------------------
 
@@ -633,6 +589,10 @@ class Tensor:
     def cfloat(self) -> Tensor:
         """As complex64."""
         return elementwise.cast(self, dtypes.complex64)
+
+    def cdouble(self) -> Tensor:
+        """As complex128."""
+        return elementwise.cast(self, dtypes.complex128)
 
     # -- new tensors of the same type --------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tensorlib import creation, dtypes, interop
 from tensorlib.autograd.tape import wrap
 from tensorlib.errors import ArgumentError, InvalidValueError
+from tensorlib.ops._common import common_dtype
+from tensorlib.ops.shape.memory import Storage
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -86,7 +88,6 @@ def typename(obj: object) -> str:
     module = kind.__module__
     if module == "builtins":
         return kind.__qualname__
-    module = "tensorlib" if module in ("tensorlib.tensor", "tensorlib.dtypes") else module
     return f"{module}.{kind.__qualname__}"
 
 
@@ -117,3 +118,41 @@ new_full = _like(creation.full, "`fill_value` everywhere")
 def new(self: Tensor, *data: Any, device: Any = None) -> Tensor:
     """A tensor of sizes or of a sequence, in this dtype."""
     return construct(data, self.dtype, device or self.device)
+
+
+# -- questions about types -------------------------------------------------------------------------
+
+
+def result_type(tensor1: Any, tensor2: Any) -> dtypes.dtype:
+    """The dtype of an operation on the two arguments, tensors or numbers."""
+    found = []
+    for value in (tensor1, tensor2):
+        if hasattr(value, "requires_grad"):
+            found.append(value.array)
+        elif isinstance(value, bool | int | float | complex):
+            found.append(value)
+        else:
+            raise ArgumentError(
+                "result_type", f"{type(value).__name__} given", "tensors or numbers"
+            )
+    return dtypes.of(common_dtype(*found))
+
+
+def can_cast(from_: dtypes.dtype, to: dtypes.dtype) -> bool:
+    """Whether PyTorch's rules allow storing `from_` values in `to`."""
+    for name, value in (("from_", from_), ("to", to)):
+        if not isinstance(value, dtypes.dtype):
+            raise ArgumentError(
+                "can_cast", f"argument '{name}' must be a dtype, not {type(value).__name__}"
+            )
+    return dtypes.can_cast(from_, to)
+
+
+def is_storage(obj: object) -> bool:
+    """Whether `obj` is what `untyped_storage()` or `storage()` give."""
+    return isinstance(obj, Storage)
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
+    """A 0-dim tensor of the number `s`, of the default dtype whatever its type."""
+    return creation.full((), s, dtype=dtype or dtypes.get_default_dtype(), device=device, **options)

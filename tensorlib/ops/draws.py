@@ -15,11 +15,12 @@ import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.autograd.tape import bump, check_inplace, mode
-from tensorlib.creation import empty_as, memory_order
+from tensorlib.creation import empty_as
 from tensorlib.device import Array
 from tensorlib.errors import ArgumentError, DTypeError, InvalidValueError, ShapeError
 from tensorlib.ops._common import Grads, record
 from tensorlib.ops.out import expect_distinct
+from tensorlib.ops.strides import ordered
 from tensorlib.random import Generator, pick
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def fill(array: Array, draw: Draw) -> None:
     if dense:
         np.copyto(array, values.reshape(array.shape), casting="unsafe")
         return
-    ordered = array.transpose(memory_order(array.shape, array.strides))
-    np.copyto(ordered, values.reshape(ordered.shape), casting="unsafe")
+    view = array.transpose(ordered(array.shape, array.strides)[::-1])
+    np.copyto(view, values.reshape(view.shape), casting="unsafe")
 
 
 def _as_parts(array: Array) -> Array:
@@ -340,4 +341,4 @@ def chances(where: str, p: Array, target: Array) -> Array:
         ) from None
     if target.flags.c_contiguous:
         return spread.reshape(-1)
-    return spread.transpose(memory_order(target.shape, target.strides)).reshape(-1)
+    return spread.transpose(ordered(target.shape, target.strides)[::-1]).reshape(-1)
