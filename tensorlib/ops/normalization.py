@@ -54,10 +54,8 @@ def batch_norm(
         return shape.clone(input)
     if x.ndim < 2:
         raise DimensionError("batch_norm", f"input has shape {x.shape}", "[N, C, ...]")
-    if training and eps <= 0:
-        raise InvalidValueError(
-            "batch_norm", f"eps must be positive during training, but got {eps}"
-        )
+    if eps < 0 or (training and eps == 0):
+        raise InvalidValueError("batch_norm", f"eps must be positive, but got {eps}")
     _check_types("batch_norm", x, running_mean, running_var, weight, bias)
     for name, value in (
         ("running_mean", running_mean),

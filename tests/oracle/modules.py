@@ -21,6 +21,8 @@ TOLERANCE = {
     torch.float64: {"rtol": 1e-7, "atol": 1e-7},
     torch.complex64: {"rtol": 5e-5, "atol": 5e-5},
 }
+# float32 logarithms of long sums in torch, float64 in ours
+LOOSE = {"nn.CTCLoss": {"rtol": 1e-3, "atol": 2e-4}}
 INFOS = {info.name: info for info in module_db}
 
 
@@ -185,42 +187,49 @@ class Case:
         ours_weights = [convert.tensor(w) for w in weights]
         options: Any = {"allow_unused": True, "create_graph": second}
         grads = torch.autograd.grad([b for _, b in kept], leaves, weights, **options)
+        if second:  # a second derivative is one by the weights too
+            names += [f"weight of output {i}" for i in range(len(weights))]
+            leaves += weights
+            smooth = [i for i, g in enumerate(grads) if g is not None and g.requires_grad]
+            again_weights = [torch.rand_like(grads[i]) for i in smooth]
+            again = self.torch_again([grads[i] for i in smooth], leaves, again_weights)
+            if again is None:
+                return
         found = tensorlib.autograd.grad([a for a, _ in kept], own, ours_weights, **options)
         self.compare(names, found, grads)
-        if second and self.sample.constructor_input.kwargs.get("options") is None:
-            # torch's chunked loss has no second derivative, and does not say so
-            names += [f"weight of output {i}" for i in range(len(weights))]
-            self.second(names, found, grads, own + ours_weights, leaves + weights)
-
-    def second(self, names: list[str], found: Any, grads: Any, own: Any, leaves: Any) -> None:
-        """Gradients of a random projection of the first ones, `found` and torch's `grads`."""
-        kept = [
-            (a, b) for a, b in zip(found, grads, strict=True) if b is not None and b.requires_grad
-        ]
-        if not kept:
+        if not second:
             return
-        weights = [torch.rand_like(b) for _, b in kept]
-        try:
-            again = torch.autograd.grad([b for _, b in kept], leaves, weights, allow_unused=True)
-        except RuntimeError as error:
-            if "is not implemented" in str(error):
-                return
-            raise
-        for i, (a, _) in enumerate(kept):
-            assert a.requires_grad, f"gradient {i} has no history"
-        mine = tensorlib.autograd.grad(
-            [a for a, _ in kept], own, [convert.tensor(w) for w in weights], allow_unused=True
+        own += ours_weights
+        for i in smooth:
+            assert found[i].requires_grad, f"gradient of {names[i]} has no history"
+        ours_again = tensorlib.autograd.grad(
+            [found[i] for i in smooth],
+            own,
+            [convert.tensor(w) for w in again_weights],
+            allow_unused=True,
         )
         # what is None in one may be zeros in the other
         pairs = [
             (tensorlib.zeros_like(o) if a is None else a, torch.zeros_like(t) if b is None else b)
-            for a, b, o, t in zip(mine, again, own, leaves, strict=True)
+            for a, b, o, t in zip(ours_again, again, own, leaves, strict=True)
         ]
         self.compare(names, [a for a, _ in pairs], [b for _, b in pairs])
 
+    def torch_again(self, grads: list[Any], leaves: list[Any], weights: list[Any]) -> Any:
+        """torch's gradients of its gradients; None where it has none."""
+        if not grads or self.sample.constructor_input.kwargs.get("options") is not None:
+            return None  # torch's chunked loss has no second derivative, and does not say so
+        try:
+            return torch.autograd.grad(grads, leaves, weights, allow_unused=True)
+        except RuntimeError as error:
+            if "is not implemented" in str(error):
+                return None
+            raise
+
     def compare(self, names: list[str], found: Any, grads: Any) -> None:
-        for name, a, b in zip(names, found, grads, strict=True):
-            close(a, b, f"gradient of {name}")
+        loose = LOOSE.get(self.info.name) if self.dtype is torch.float32 else None
+        for name, a, b in zip(names, found, grads, strict=False):
+            close(a, b, f"gradient of {name}", loose)
 
     def loads(self) -> None:
         """Our state dict goes into torch's module and torch's into ours."""
