@@ -1,5 +1,6 @@
 """`python -m tests.oracle`: a table of what exists and what passes, per family, next to torch.
 
+The families `nn` and `optim` are the modules and the optimizers.
 Examples: `--family linalg --failures`; `-k softmax -k =add --failures`; `--seed 3 --jobs 2`.
 """
 
@@ -12,35 +13,40 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-KINDS = ("exists", "value", "gradient", "second", "variants", "refusals")
+ORDER = (
+    *("exists", "signature", "text", "init", "state", "load", "value", "lazy", "gradient"),
+    *("second", "gradgrad", "variants", "dtypes", "resume", "refusals", "error"),
+)
 
 
 def table(rows: dict[str, dict[str, list[Any]]]) -> str:
     """The table as text: per family how many names hold for each kind of check."""
-    lines = [
-        f"{'family':<16}{'names':>7}" + "".join(f"{kind:>12}" for kind in KINDS) + f"{'all':>9}"
+    kinds = [
+        k for k in ORDER if any(r.kind == k for n in rows.values() for f in n.values() for r in f)
     ]
-    total: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for family in (*sorted(rows), "total"):
-        cells = ""
-        if family == "total":
-            for kind in (*KINDS, "all"):
-                cells += f"{f'{total[kind][0]}/{total[kind][1]}':>{9 if kind == 'all' else 12}}"
-            lines.append(f"{family:<16}{total['all'][1]:>7}{cells}")
-            break
+    widths = [max(len(kind), 8) + 2 for kind in kinds]
+    head = "".join(f"{kind:>{width}}" for kind, width in zip(kinds, widths, strict=True))
+    lines = [f"{'family':<16}{'names':>7}{head}{'all':>9}"]
+    total = [[0, 0] for _ in range(len(kinds) + 1)]
+    for family in sorted(rows):
         names = rows[family]
-        for kind in KINDS:
-            has = [[r.ok for r in found if r.kind == kind] for found in names.values()]
-            has = [h for h in has if h]
-            good = sum(map(all, has))
-            total[kind][0] += good
-            total[kind][1] += len(has)
-            cells += f"{f'{good}/{len(has)}':>12}"
-        good = sum(all(r.ok for r in found) for found in names.values())
-        total["all"][0] += good
-        total["all"][1] += len(names)
-        lines.append(f"{family:<16}{len(names):>7}{cells}{f'{good}/{len(names)}':>9}")
+        counts = []
+        for kind in (*kinds, None):
+            held = [[r.ok for r in f if kind in (None, r.kind)] for f in names.values()]
+            held = [one for one in held if one]
+            counts.append([sum(map(all, held)), len(held)])
+        for sums, count in zip(total, counts, strict=True):
+            sums[0], sums[1] = sums[0] + count[0], sums[1] + count[1]
+        lines.append(_line(family, len(names), counts, widths))
+    if len(rows) > 1:
+        lines.append(_line("total", total[-1][1], total, widths))
     return "\n".join(lines)
+
+
+def _line(family: str, names: int, counts: list[list[int]], widths: list[int]) -> str:
+    cells = [f"{good}/{of}" if of else "" for good, of in counts]
+    text = "".join(f"{cell:>{width}}" for cell, width in zip(cells, (*widths, 9), strict=True))
+    return f"{family:<16}{names:>7}{text}"
 
 
 def chosen(family_names: list[str], pattern: list[str]) -> Iterable[int]:
@@ -70,6 +76,18 @@ def results(jobs: list[tuple[int, int, int | None]], processes: int) -> Iterator
         yield from pool.imap_unordered(check_entry, jobs)
 
 
+def others(family_names: list[str], pattern: list[str]) -> Iterator[Any]:
+    """What the checks of modules and of optimizers found."""
+    from . import modules, optimizers
+
+    if "nn" in family_names or not (family_names or pattern):
+        for name in modules.INFOS:
+            yield "nn", name, list(modules.run(name))
+    if "optim" in family_names or not (family_names or pattern):
+        for result in optimizers.check():
+            yield "optim", result.name.partition("[")[0], [result]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.oracle", description=__doc__)
     parser.add_argument("--family", action="append", default=[], help="only these families")
@@ -81,18 +99,19 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=None, help="samples per dtype")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args()
-    jobs = [(index, given.seed, given.limit) for index in chosen(given.family, given.k)]
     rows: dict[str, dict[str, list[Any]]] = defaultdict(dict)
-    for family, name, found in results(jobs, given.jobs):
+    jobs = [(index, given.seed, given.limit) for index in chosen(given.family, given.k)]
+    failed = False
+    for family, name, found in (*results(jobs, given.jobs), *others(given.family, given.k)):
         rows[family].setdefault(name, []).extend(found)
-        if given.failures:
-            for result in found:
-                if not result.ok:
-                    print(f"{result.name:<36} {result.kind:<9} {result.detail}", flush=True)
-    print(table(rows))
-    return (
-        0 if all(r.ok for names in rows.values() for found in names.values() for r in found) else 1
-    )
+        for result in found:
+            failed |= not result.ok
+            if given.failures and not result.ok:
+                print(f"{result.name:<36} {result.kind:<9} {result.detail}", flush=True)
+    for families in (set(rows) - {"nn", "optim"}, {"nn"} & set(rows), {"optim"} & set(rows)):
+        if families:
+            print(table({family: rows[family] for family in families}), end="\n\n")
+    return int(failed)
 
 
 if __name__ == "__main__":
