@@ -11,7 +11,15 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.errors import DTypeError, ShapeError, TensorlibError
 from tensorlib.ops import activation, elementwise, indexing, linalg, reduction, shape
-from tensorlib.ops._common import Array, astype, dim_index, expect_tensor, single, wrap
+from tensorlib.ops._common import (
+    Array,
+    astype,
+    broadcast_shapes,
+    dim_index,
+    expect_tensor,
+    single,
+    wrap,
+)
 from tensorlib.ops.dropout import dropout
 
 if TYPE_CHECKING:
@@ -55,7 +63,7 @@ def scaled_dot_product_attention(
         hidden = ~np.tri(length, source, dtype=bool)
     elif mask is not None:
         m = mask.array
-        if np.broadcast_shapes(m.shape, scores.array.shape) != scores.array.shape:
+        if broadcast_shapes(m.shape, scores.array.shape) != scores.array.shape:
             raise ShapeError(where, f"attn_mask has shape {m.shape}", f"{scores.array.shape}")
         if m.dtype.kind == "b":
             hidden = ~m
