@@ -263,6 +263,8 @@ def result_numpy(a: NumpyDType, a_ndim: Any, b: NumpyDType, b_ndim: Any) -> Nump
         rank = _RANK[high.kind]
         if rank >= _RANK[low.kind]:
             return high
+        if rank == 0 and low.kind == "u":  # refuses the wide unsigned types
+            return promote_numpy(high, low)
         if low.kind == "c" and rank == 2:  # float64 with a 0-dim complex64 stays wide
             return np.promote_types(high, np.complex64)
         return low
