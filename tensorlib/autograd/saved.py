@@ -123,6 +123,35 @@ def settle_inplace(node: Any, tensor: Any, result: Any, others: tuple[Any, ...])
     node.output_version, node.output_seen = tensor._counter, tensor._counter[0] + 1
 
 
+def settle_behind(node: Any, tensor: Any, since: int) -> None:
+    """The old values for the nodes behind `node` that an operation made of several recorded, that
+    is after `since` in the sequence of nodes.
+    """
+    pending, seen, target = [node], {id(node)}, tensor.array
+    while pending:
+        for entry in pending.pop().inputs:
+            edge = entry[0]
+            if type(edge) is not tape.Node or edge.sequence < since or id(edge) in seen:
+                continue
+            seen.add(id(edge))
+            pending.append(edge)
+            held = [a for form in _forms(edge) for _, a in captured_arrays(form)]
+            copies = {id(a): a.copy() for a in held if _shares(a, target)}
+            if not copies:
+                continue
+            forms = [f and _with_copies(f, copies) for f in (edge.backward, edge.smooth)]
+            edge.backward, edge.smooth = forms
+            edge.inputs = [
+                (*e[:5], id(copies[e[5]]) if e[5] in copies else e[5]) for e in edge.inputs
+            ]
+
+
+def _with_copies(function: Any, copies: dict[int, Any]) -> Any:
+    if getattr(function, "__closure__", None) is None:
+        return function
+    return map_arrays(function, lambda array: copies.get(id(array), array))
+
+
 def _shares(held: Any, array: Any) -> bool:
     return hasattr(held, "__array_function__") and bool(np.may_share_memory(held, array))
 

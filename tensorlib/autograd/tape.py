@@ -411,6 +411,11 @@ def record_views(
     return results
 
 
+def now() -> int:
+    """A place in the sequence of nodes: those recorded from here on come after it."""
+    return next(_sequence)
+
+
 def needs_grad(*inputs: Tensor) -> bool:
     """Whether an operation on `inputs` would be recorded now."""
     if mode.grad:
@@ -465,7 +470,7 @@ from tensorlib.autograd.modes import (  # noqa: E402
     no_grad,
     set_grad_enabled,
 )
-from tensorlib.autograd.saved import captured_arrays, settle_inplace, with_cells  # noqa: E402
+from tensorlib.autograd.saved import captured_arrays, settle_behind, settle_inplace, with_cells  # noqa: E402
 from tensorlib.autograd.views import (  # noqa: E402
     attach,
     bump,
@@ -503,6 +508,7 @@ __all__ = [
     "record_view",
     "record_views",
     "set_grad_enabled",
+    "settle_behind",
     "settle_inplace",
     "sync_view",
     "with_cells",

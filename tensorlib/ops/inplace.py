@@ -16,6 +16,8 @@ from tensorlib.autograd.tape import (
     check_memory,
     check_view,
     mode,
+    now,
+    settle_behind,
     settle_inplace,
 )
 from tensorlib.device import device_of, move
@@ -39,6 +41,7 @@ def store(
     """
     check_inplace(self, where)
     check_memory(self, where, *args)
+    begin = now()
     result = operation(self, *args, **kwargs)
     target, value = self.array, result.array
     if value.shape != target.shape:
@@ -63,6 +66,7 @@ def store(
         return self
     check_view(self, where)
     settle_inplace(node, self, result, args)
+    settle_behind(node, self, begin)
     np.copyto(target, value)
     bump(self)
     attach(self, node)

@@ -18,7 +18,7 @@ from tensorlib import dtypes
 from tensorlib.autograd.tape import bump, mode, needs_grad
 from tensorlib.errors import ArgumentError, AutogradError, DTypeError, ShapeError
 
-__all__ = ["direct", "expect_distinct", "takes_exact_out", "takes_out"]
+__all__ = ["direct", "expect_distinct", "takes_distinct_out", "takes_exact_out", "takes_out"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,6 +40,11 @@ def takes_exact_out(function: F) -> F:
     return _decorated(function, True)
 
 
+def takes_distinct_out(function: F) -> F:
+    """As `takes_exact_out` where `out` must share no memory with the arguments (indexing)."""
+    return _decorated(function, True, True)
+
+
 def direct(function: F) -> F:
     """The plain function under `takes_out`, other functions themselves."""
     if getattr(function, "__code__", None) is _CODE:
@@ -47,11 +52,13 @@ def direct(function: F) -> F:
     return function
 
 
-def _decorated(function: F, exact: bool) -> F:
+def _decorated(function: F, exact: bool, distinct: bool = False) -> F:
     @functools.wraps(function)
     def with_out(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         if out is None:
             return function(*args, **kwargs)
+        if distinct:
+            _expect_apart(function.__name__, out, args, kwargs)
         return _into(out, function, exact, args, kwargs)
 
     plain = inspect.signature(function)
@@ -65,6 +72,21 @@ def _decorated(function: F, exact: bool) -> F:
 
 
 _CODE = _decorated(lambda: None, False).__code__
+
+
+def _expect_apart(where: str, out: Any, args: Any, kwargs: Any) -> None:
+    target = getattr(out, "array", None)
+    if target is None:
+        return
+    expect_distinct(where, target)
+    for given in (*_tensors(args), *_tensors(kwargs.values())):
+        if np.may_share_memory(target, given.array):
+            raise ShapeError(
+                where,
+                "unsupported operation: some elements of the input tensor and the written-to "
+                f"tensor refer to a single memory location, out of shape {target.shape}",
+                hint="clone() the tensor before performing the operation",
+            )
 
 
 def _into(out: Any, function: Any, exact: bool, args: Any, kwargs: Any) -> Any:

@@ -62,6 +62,14 @@ def pad(
     return input
 
 
+def constant_pad_nd(input: Tensor, pad: Sequence[int], value: Any = 0) -> Tensor:
+    """`pad(input, pad, "constant", value)`."""
+    return _pad(input, pad, "constant", value)
+
+
+_pad = pad
+
+
 def pad_constant(input: Tensor, sides: Sequence[tuple[int, int]], value: Any) -> Tensor:
     """`input` with (before, after) elements of `value` per dimension; negative numbers cut."""
     x = input.array

@@ -11,7 +11,7 @@ from tensorlib.ops._common import dim_index
 from tensorlib.ops.shape.memory import Storage
 from tensorlib.ops.shape.rearranging import is_contiguous_in
 from tensorlib.ops.shape.reinterpret import storage_of
-from tensorlib.ops.strides import ordered
+from tensorlib.ops.strides import contiguous_strides, ordered
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -24,8 +24,11 @@ def size(self: Tensor, dim: int | None = None) -> Any:
 
 def stride(self: Tensor, dim: int | None = None) -> Any:
     """Steps in elements from one index to the next, per dimension."""
-    item = self.array.itemsize
-    steps = tuple(s // item for s in self.array.strides)
+    a = self.array
+    item, strides = a.itemsize, a.strides
+    if not a.size and not any(strides):  # NumPy's empty arrays have none
+        strides = contiguous_strides(a.shape, item)
+    steps = tuple(s // item for s in strides)
     return steps if dim is None else _one(steps, dim, "stride")
 
 

@@ -21,7 +21,7 @@ from tensorlib.ops._common import (
 )
 from tensorlib.ops.indexing.getitem import add_rows, getitem
 from tensorlib.ops.indexing.setitem import erased
-from tensorlib.ops.out import takes_out
+from tensorlib.ops.out import takes_distinct_out
 from tensorlib.ops.strides import copied
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _same_dtype(where: str, x: Array, source: Array) -> None:
         )
 
 
-@takes_out
+@takes_distinct_out
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices along `dim` that the integers in `index` name."""
     x = input.array
@@ -164,7 +164,7 @@ def _placed(
     return axis, i, grown, values
 
 
-@takes_out
+@takes_distinct_out
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
     """A copy of `input` with `alpha * source` added to the slices named by `index`."""
     from tensorlib.ops.elementwise import mul
@@ -190,7 +190,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return record(output.reshape(shape), backward, input, source)
 
 
-@takes_out
+@takes_distinct_out
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of `input` with the slices named by `index` replaced by those of `source`."""
     axis, i, x, values = _placed("index_copy", input, dim, index, source)
@@ -206,7 +206,7 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
     return record(output.reshape(shape), backward, input, source)
 
 
-@takes_out
+@takes_distinct_out
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A copy of `input` with the slices named by `index` filled with `value`."""
     x = input.array
@@ -221,6 +221,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     size = grown[axis]
     i = _vector("index_fill", wrap(np.where(i < 0, i + size, i)), size)
     place = (slice(None),) * axis + (i,)
+    once: Any = (slice(None),) * axis + (np.unique(i),)
     shape, output = x.shape, copied(x)
     is_tensor = hasattr(value, "array")
     if is_tensor and value.array.ndim:
@@ -238,7 +239,9 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     def backward(grad: Array) -> Grads:
         wide = grad.reshape(grown)
         rest = erased(wide, place).reshape(shape)
-        return (rest, wide[place].sum()) if is_tensor else (rest,)
+        if not is_tensor:
+            return (rest,)
+        return rest, wide[once].sum()  # an index given twice counts once
 
     return record(output, backward, input, *((value,) if is_tensor else ()))
 
@@ -250,7 +253,7 @@ def copied_as(array: Any, like: Any) -> Any:
     return output
 
 
-@takes_out
+@takes_distinct_out
 def index_reduce(
     input: Tensor,
     dim: int,
@@ -272,8 +275,14 @@ def index_reduce(
             f"{reduce}.",
         )
     axis, i, x, _ = _placed("index_reduce", input, dim, index, source)
-    if not x.ndim:
-        raise ShapeError("index_reduce", "a 0-dim tensor")
+    if not input.array.ndim or not source.array.ndim:
+        from tensorlib.ops.shape import reshape, reshaped
+
+        grown = reshape(input, x.shape)
+        found = index_reduce(
+            grown, axis, wrap(i), reshape(source, (1,) * x.ndim), reduce, include_self=include_self
+        )
+        return reshaped(found, input.array.shape)
     place = (slice(None),) * axis + (i,)
     return reduced_at(input, source, place, (...,), reduce, include_self)
 
@@ -299,14 +308,14 @@ def _flat_index(where: str, index: Any, size: int) -> Array:
     return found
 
 
-@takes_out
+@takes_distinct_out
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flattened tensor."""
-    from tensorlib.ops.shape import reshape
+    from tensorlib.ops.shape import reshape, reshaped
 
     i = _flat_index("take", index, input.array.size)
-    found = getitem(reshape(input, (-1,)), wrap(i.reshape(-1)))
-    return reshape(found, i.shape)
+    found = getitem(reshape(input, (-1,)), wrap(i if i.ndim else i.reshape(1)))
+    return found if i.ndim else reshaped(found, ())
 
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
@@ -345,7 +354,7 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
     return record(output, backward, input, source)
 
 
-@takes_out
+@takes_distinct_out
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """`gather` with broadcasting; over the flattened tensor without `dim`."""
     from tensorlib.ops.indexing.scattering import gather
@@ -372,4 +381,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     common = broadcast_shapes(a, b)
     wide = [*common[:axis], input.array.shape[axis], *common[axis + 1 :]]
     places = [*common[:axis], indices.array.shape[axis], *common[axis + 1 :]]
+    i = indices.array
+    if i.size and i.min() < 0:
+        indices = wrap(np.where(i < 0, i + input.array.shape[axis], i))
     return gather(expand(input, wide), axis, expand(indices, places))

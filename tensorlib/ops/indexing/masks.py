@@ -21,7 +21,7 @@ from tensorlib.ops._common import (
     wrap,
 )
 from tensorlib.ops.indexing.getitem import getitem
-from tensorlib.ops.out import takes_exact_out, takes_out
+from tensorlib.ops.out import takes_distinct_out, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -80,7 +80,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     return record(output, backward_value, input, value)
 
 
-@takes_exact_out
+@takes_distinct_out
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where `mask` is true, in one dimension."""
     from tensorlib.ops.shape import broadcast_tensors
@@ -89,9 +89,9 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     input, mask = broadcast_tensors(input, mask)
     found = getitem(input, mask)
     if not input.array.ndim:
-        from tensorlib.ops.shape import reshape
+        from tensorlib.ops.shape import reshaped
 
-        return reshape(found, (-1,))
+        return reshaped(found, (-1,))
     return found
 
 
@@ -192,8 +192,9 @@ def nonzero(input: Tensor, *, out: Tensor | None = None, as_tuple: bool = False)
     """Indices of the nonzero elements: one row each; `as_tuple`: one tensor per dimension."""
     if not as_tuple:
         return _nonzero(input) if out is None else _nonzero(input, out=out)  # type: ignore[call-arg]  # by takes_out
-    x = input.array
-    return tuple(wrap(f) for f in np.nonzero(x if x.ndim else x.reshape(1)))
+    from tensorlib.ops.shape import reshape, unbind
+
+    return unbind(_nonzero(input if input.array.ndim else reshape(input, (1,))), 1)
 
 
 @takes_exact_out
@@ -245,8 +246,12 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
         raise InvalidValueError(
             "unravel_index", f"'shape' cannot have negative values, but got {sizes}"
         )
+    from tensorlib.ops.shape import unbind
+
     found = []
     for n in reversed(sizes):
-        found.append(wrap(np.asarray(i % max(n, 1))))
+        found.append(i % max(n, 1))
         i = i // max(n, 1)
-    return tuple(reversed(found))
+    if not found:
+        return ()
+    return unbind(wrap(np.stack(found[::-1], -1)), -1)

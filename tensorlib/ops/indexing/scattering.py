@@ -19,8 +19,8 @@ from tensorlib.ops._common import (
 )
 from tensorlib.ops.indexing.along import check_range
 from tensorlib.ops.indexing.getitem import getitem
-from tensorlib.ops.indexing.setitem import erased, index_put
-from tensorlib.ops.out import takes_exact_out
+from tensorlib.ops.indexing.setitem import erased, put_at
+from tensorlib.ops.out import takes_distinct_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -49,12 +49,13 @@ def _checked(
     """
     expect_tensor(where, "index", index)
     i: Array = index.array
-    if i.dtype not in (np.int64, np.int32):
+    grown = shape or (1,)
+    if i.size and i.dtype not in (np.int64, np.int32):
         raise DTypeError(
             where, f"{where}(): Expected dtype int32/int64 for index, got {dtypes.of(i.dtype)}"
         )
-    grown = shape or (1,)
     if not i.size:
+        i = i.astype(np.int64)
         return i.reshape((0,) * len(grown)) if i.ndim != len(grown) else i
     if not i.ndim and len(grown) == 1:
         i = i.reshape(1)
@@ -93,7 +94,7 @@ def _same_dtype(where: str, x: Array, source: Array) -> None:
         )
 
 
-@takes_exact_out
+@takes_distinct_out
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """`out[i][j] = input[index[i][j]][j]` for dim 0, and so on."""
     x = input.array
@@ -122,7 +123,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     return record(output, backward, input, smooth=smooth)
 
 
-@takes_exact_out
+@takes_distinct_out
 def scatter(
     input: Tensor,
     dim: int,
@@ -176,7 +177,7 @@ def scatter(
     return record(output.reshape(shape), backward, input, *(() if number else (src,)))
 
 
-@takes_exact_out
+@takes_distinct_out
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of `input` with `out[index[i][j]][j] += src[i][j]` for dim 0."""
     x = input.array
@@ -211,7 +212,7 @@ _REDUCERS: dict[str, tuple[Any, float]] = {
 }
 
 
-@takes_exact_out
+@takes_distinct_out
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -226,12 +227,12 @@ def scatter_reduce(
     _same_dtype("scatter_reduce", x, source)
     i = _checked("scatter_reduce", index, x.shape, axis, source)
     if not x.ndim or not source.ndim:
-        from tensorlib.ops.shape import reshape
+        from tensorlib.ops.shape import reshape, reshaped
 
         whole = reshape(input, x.shape or (1,))
         flat = reshape(src, source.shape or (1,))
         found = scatter_reduce(whole, 0, wrap(i), flat, reduce, include_self=include_self)
-        return reshape(found, x.shape)
+        return reshaped(found, x.shape)
     part = tuple(slice(n) for n in i.shape)
     return reduced_at(input, src, _grid(i, axis), part, reduce, include_self)
 
@@ -270,13 +271,15 @@ def reduced_at(
 
 
 def _limit(start: float, kind: Any) -> Any:
+    if kind.kind == "b":
+        return start > 0
     if np.isinf(start) and kind.kind in "iu":
         return np.iinfo(kind).min if start < 0 else np.iinfo(kind).max
     return start
 
 
 def _added(into: Tensor, place: Any, values: Any) -> Tensor:
-    return index_put(into, place, values, True) if values.array.size else into
+    return put_at(into, place, values, True) if values.array.size else into
 
 
 def _reduction_backward(
@@ -324,7 +327,7 @@ def _reduction_backward(
         share = grad / _added(mine, place, hits)
         own, back = mul(share, mine), mul(getitem(share, place), hits)
     if not include_self:
-        own = index_put(own, place, wrap(np.zeros((), x.array.dtype)))
+        own = put_at(own, place, wrap(np.zeros((), x.array.dtype)), False)
     if back.array.shape != source.array.shape:
         from tensorlib.ops.padding import pad_constant
 

@@ -116,6 +116,11 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
             f"{dtypes.of(input.array.dtype)} for the destination and "
             f"{dtypes.of(values.array.dtype)} for the source.",
         )
+    return put_at(input, place, values, accumulate)
+
+
+def put_at(input: Tensor, place: Any, values: Tensor, accumulate: bool) -> Tensor:
+    """`index_put` with NumPy's form of the indices."""
     output = copied(input.array)
     try:
         if accumulate:

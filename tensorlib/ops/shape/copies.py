@@ -65,6 +65,8 @@ def permute_copy(input: Tensor, dims: Any) -> Tensor:
 @takes_out
 def narrow_copy(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`narrow`, copied."""
+    if input.array.ndim and dim >= input.array.ndim:
+        raise ShapeError("narrow_copy", f"dim {dim} of a tensor of shape {input.array.shape}")
     return _copy(views.narrow(input, dim, start, length))
 
 
@@ -157,8 +159,16 @@ def unbind_copy(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
 # -- scatters --------------------------------------------------------------------------------------
 
 
-def _scattered(where: str, input: Tensor, src: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
-    """A copy of `input` whose `view` holds `src`."""
+def _scattered(
+    where: str,
+    input: Tensor,
+    src: Tensor,
+    view: Callable[[Tensor], Tensor],
+    inside: bool = False,
+) -> Tensor:
+    """A copy of `input` whose `view` holds `src`; the gradient of `input` is that outside of the
+    view (or `inside`).
+    """
     expect_tensor(where, "src", src)
     output = copied_memory(input.array)
     place = view(wrap(output)).array
@@ -177,11 +187,16 @@ def _scattered(where: str, input: Tensor, src: Tensor, view: Callable[[Tensor], 
         rest = np.array(grad, order="C")
         held = view(wrap(rest)).array
         own = held.copy()
-        held[...] = 0
+        if inside:
+            rest[...] = 0
+        held[...] = own if inside else 0
         return rest, own
 
     def smooth(grad: Any) -> Grads:
         own = view(grad)
+        if inside:
+            zeros = wrap(np.zeros_like(grad.array))
+            return _scattered(where, zeros, own, view), own
         return _scattered(where, grad, wrap(np.zeros_like(own.array)), view), own
 
     return record(output, backward, input, src, smooth=smooth)
@@ -221,10 +236,13 @@ def as_strided_scatter(
     stride: Sequence[int],
     storage_offset: int | None = None,
 ) -> Tensor:
-    """A copy of `input` with `src` in its memory at the given strides."""
+    """A copy of `input` with `src` in its memory at the given strides. The gradient of `input` is
+    PyTorch's: that of the overwritten part, not of the rest.
+    """
     return _scattered(
         "as_strided_scatter",
         input,
         src,
         lambda x: reinterpret.as_strided(x, size, stride, storage_offset),
+        inside=True,
     )

@@ -201,7 +201,10 @@ def view_as_real(input: Tensor) -> Tensor:
     def backward(grad: Array) -> Grads:
         return (grad[..., 0] + 1j * grad[..., 1],)
 
-    return record_view(output, backward, input)
+    def smooth(grad: Any) -> Grads:
+        return (view_as_complex(grad.contiguous()),)
+
+    return record_view(output, backward, input, smooth=smooth)
 
 
 def view_as_complex(input: Tensor) -> Tensor:

@@ -117,6 +117,13 @@ def view(input: Tensor, *sizes: Any, size: Any = None, dtype: Any = None) -> Ten
     return record_view(output, backward, input)
 
 
+def reshaped(input: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`view` of a result nobody else holds, not noted as a view."""
+    result = view(input, shape)
+    result._base, result._counter = None, [0]
+    return result
+
+
 def view_as(input: Tensor, other: Tensor) -> Tensor:
     """`input.view(other.shape)`."""
     return view(input, other.array.shape)
@@ -298,6 +305,9 @@ def expand(input: Tensor, *sizes: Any, size: Any = None, implicit: bool = False)
             f"of dimensions in the tensor ({x.ndim}), shape {before}",
         )
     shape, strides = list(given), [0] * len(given)
+    if not before:  # PyTorch leaves the strides of an expanded 0-dim tensor at 0
+        extra = 0
+        before, steps = (1,) * len(given), strides
     for d in range(len(given) - 1, -1, -1):
         n = given[d]
         if d < extra:
