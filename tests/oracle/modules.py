@@ -255,8 +255,12 @@ def attempt(name: str, kind: str, label: str, check: Callable[[], Any]) -> Resul
     return Result(name, kind, True, label)
 
 
-def run(name: str, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[Result]:
-    """All rows of one module of the database, such as nn.Linear."""
+def run(
+    name: str, dtypes: tuple[torch.dtype, ...] = DTYPES, limit: int | None = None
+) -> Iterator[Result]:
+    """All rows of one module of the database, such as nn.Linear; `limit`: of so many of its
+    samples, spread over all, for each dtype and mode.
+    """
     info = INFOS[name]
     try:
         convert.find(name)
@@ -269,8 +273,8 @@ def run(name: str, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[Result]
         if dtype not in info.dtypes:
             continue
         for training in modes:
-            yield from _cases(info, dtype, training)
-            if dtype is torch.float32:
+            yield from _cases(info, dtype, training, limit)
+            if dtype is dtypes[0]:
                 yield from _refusals(info, dtype, training)
 
 
@@ -279,9 +283,11 @@ def _inputs(function: Any, info: Any, dtype: torch.dtype, training: bool) -> lis
     return list(function(info, device="cpu", dtype=dtype, requires_grad=True, training=training))
 
 
-def _cases(info: Any, dtype: torch.dtype, training: bool) -> Iterator[Result]:
+def _cases(info: Any, dtype: torch.dtype, training: bool, limit: int | None) -> Iterator[Result]:
     name = info.name
-    for sample in _inputs(info.module_inputs_func, info, dtype, training):
+    samples = _inputs(info.module_inputs_func, info, dtype, training)
+    step = 1 if limit is None else max(1, len(samples) // limit)
+    for sample in samples[::step][:limit]:
         label = sample.desc or "plain"
         holder: list[Case] = []
         built = attempt(
