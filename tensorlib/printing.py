@@ -67,34 +67,26 @@ class _Formatter:
         self.width = 1
         flat = values.reshape(-1)
         if not self.floating:
-            for v in flat.tolist():
-                self.width = max(self.width, len(str(v)))
+            self.width = max(map(len, map(str, flat.tolist())), default=1)
             return
         flat = flat.astype(np.float64)
         finite = flat[np.isfinite(flat) & (flat != 0)]
         if finite.size == 0:
-            self.scientific = bool(options.sci_mode)
             return
         size = np.abs(finite)
         low, high = float(size.min()), float(size.max())
         self.integral = bool((finite == np.ceil(finite)).all())
-        if self.integral:
-            if high / low > 1000.0 or high > 1.0e8:
-                self.scientific = True
-        elif high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4:
-            self.scientific = True
-        numbers = finite.tolist()
-        if self.integral and self.scientific:
-            lengths = [len(f"{v:.{options.precision}e}") for v in numbers]
-        elif self.integral:
-            lengths = [len(f"{v:.0f}") + 1 for v in numbers]
-        elif self.scientific:
-            lengths = [len(f"{v:.{options.precision}e}") for v in numbers]
+        self.scientific = (
+            high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
+            if options.sci_mode is None
+            else options.sci_mode
+        )
+        if self.scientific:
+            form = f".{options.precision}e"
         else:
-            lengths = [len(f"{v:.{options.precision}f}") for v in numbers]
-        self.width = max([self.width, *lengths])
-        if options.sci_mode is not None:
-            self.scientific = options.sci_mode
+            form = ".0f" if self.integral else f".{options.precision}f"
+        point = self.integral and not self.scientific
+        self.width = max(len(f"{v:{form}}") + point for v in finite.tolist())
 
     def format(self, value: Any) -> str:
         if self.floating:
@@ -162,20 +154,22 @@ def _body(
 def _summary(values: Any) -> Any:
     """The corners that a summarised print shows, for choosing the format."""
     edge = options.edgeitems
+    if not edge and values.ndim > 1:
+        return values[(slice(0, 0),) * values.ndim]
     for axis in range(values.ndim):
         if values.shape[axis] > 2 * edge:
             lead = (slice(None),) * axis
-            values = np.concatenate(
-                [values[(*lead, slice(None, edge))], values[(*lead, slice(-edge, None))]], axis
-            )
+            # as in Python, -0 is no end but the start
+            ends = values[(*lead, slice(None, edge))], values[(*lead, slice(-edge, None))]
+            values = np.concatenate(ends, axis)
     return values
 
 
-def tensor_text(tensor: Tensor, indent: int, array: Any) -> str:
+def tensor_text(array: Any, indent: int) -> str:
     """The nested brackets."""
     if array.size == 0:
         return "[]"
-    if array.dtype == np.float16:
+    if array.dtype.char in "eE":
         array = array.astype(np.float32)
     summarize = array.size > options.threshold
     shown = _summary(array) if summarize else array
@@ -184,39 +178,49 @@ def tensor_text(tensor: Tensor, indent: int, array: Any) -> str:
     return _body(array, indent, summarize, _Formatter(shown), None)
 
 
-def text(tensor: Tensor, kind: str = "tensor(") -> str:
+def text(tensor: Tensor) -> str:
     """`repr(tensor)`."""
-    from tensorlib.device import to_host
+    from tensorlib.device import get_default_device, to_host
 
     array = to_host(tensor.array)
+    kind = type(tensor)
+    prefix = "tensor(" if kind.__name__ in _PLAIN else f"{kind.__name__}("
     suffixes: list[str] = []
     where = tensor.device
-    if where.type != "cpu":
+    if where.type != get_default_device().type:
         suffixes.append(f"device='{where}'")
     name = dtypes.of(array.dtype)
-    implied = name in (dtypes.get_default_dtype(), dtypes.int64, dtypes.bool) or (
-        name.is_complex and array.dtype == dtypes.default_complex()
-    )
     if array.size == 0:
         if array.ndim != 1:
             suffixes.append(f"size={tuple(array.shape)}")
-        if name is not dtypes.get_default_dtype():
-            suffixes.append(f"dtype={name}")
-    elif not implied:
+        implied: tuple[Any, ...] = (dtypes.get_default_dtype(),)
+    else:
+        if not options.edgeitems:
+            suffixes.append(f"size={tuple(array.shape)}")
+        widest = dtypes.of(dtypes.default_complex())
+        implied = (dtypes.get_default_dtype(), widest, dtypes.int64, dtypes.bool)
+    if name not in implied:
         suffixes.append(f"dtype={name}")
-    body = tensor_text(tensor, len(kind), array)
     node = tensor.grad_fn
     if node is not None:
         suffixes.append(f"grad_fn=<{node.name()}>")
     elif tensor.requires_grad:
         suffixes.append("requires_grad=True")
-    out = [kind + body]
-    width = len(out[0]) - out[0].rfind("\n") - 1 + 1
+    return _with_suffixes(prefix + tensor_text(array, len(prefix)), suffixes, len(prefix))
+
+
+_PLAIN = ("Tensor", "Parameter")
+
+
+def _with_suffixes(body: str, suffixes: list[str], indent: int) -> str:
+    parts = [body]
+    width = len(body) - body.rfind("\n") + 1
     for suffix in suffixes:
-        if width + len(suffix) + 2 > options.linewidth:
-            out.append(",\n" + " " * len(kind) + suffix)
-            width = len(kind) + len(suffix)
+        length = len(suffix.replace("tensorlib.", "torch."))  # lines break where PyTorch's do
+        if width + length + 2 > options.linewidth:
+            parts.append(",\n" + " " * indent + suffix)
+            width = indent + length
         else:
-            out.append(", " + suffix)
-            width += len(suffix) + 2
-    return "".join(out) + ")"
+            parts.append(", " + suffix)
+            width += length + 2
+    return "".join(parts) + ")"
