@@ -95,6 +95,7 @@ from tensorlib.ops.activation import (
     tanh,
     threshold,
 )
+from tensorlib.ops.bessel import i0
 from tensorlib.ops.contraction import chain_matmul, einsum, inner, kron, tensordot
 from tensorlib.ops.convolution import (
     conv1d,
@@ -483,9 +484,13 @@ from tensorlib.ops.special import (
     erf,
     erfc,
     erfinv,
+    igamma,
+    igammac,
     lgamma,
     logaddexp,
     logaddexp2,
+    mvlgamma,
+    polygamma,
     sinc,
     xlogy,
 )
@@ -562,13 +567,25 @@ _LAZY = (
     "distributed",
     "nn",
     "optim",
+    "return_types",
     "serialization",
+    "special",
     "testing",
     "utils",
     "vision",
 )
 if TYPE_CHECKING:
-    from tensorlib import distributed, nn, optim, serialization, testing, utils, vision
+    from tensorlib import (
+        distributed,
+        nn,
+        optim,
+        return_types,
+        serialization,
+        special,
+        testing,
+        utils,
+        vision,
+    )
     from tensorlib.serialization import load, save
 
 
@@ -812,6 +829,9 @@ __all__ = [
     "hsplit",
     "hstack",
     "hypot",
+    "i0",
+    "igamma",
+    "igammac",
     "iinfo",
     "imag",
     "index_add",
@@ -822,8 +842,6 @@ __all__ = [
     "index_select",
     "inf",
     "inference_mode",
-    "is_anomaly_check_nan_enabled",
-    "is_anomaly_enabled",
     "initial_seed",
     "inner",
     "instance_norm",
@@ -833,6 +851,8 @@ __all__ = [
     "int32",
     "int64",
     "inverse",
+    "is_anomaly_check_nan_enabled",
+    "is_anomaly_enabled",
     "is_complex",
     "is_conj",
     "is_distributed",
@@ -917,6 +937,7 @@ __all__ = [
     "multinomial",
     "multiply",
     "mv",
+    "mvlgamma",
     "nan",
     "nan_to_num",
     "nanmean",
@@ -954,6 +975,7 @@ __all__ = [
     "pixel_unshuffle",
     "poisson",
     "polar",
+    "polygamma",
     "positive",
     "pow",
     "prelu",
@@ -1030,6 +1052,7 @@ __all__ = [
     "slogdet",
     "softmax",
     "sort",
+    "special",
     "split",
     "split_copy",
     "split_with_sizes",

@@ -30,6 +30,7 @@ from tensorlib.errors import (
 )
 from tensorlib.ops import (
     activation,
+    bessel,
     contraction,
     cumulative,
     decomposition,
@@ -707,6 +708,8 @@ class Tensor:
     erf, erfc, erfinv = special.erf, special.erfc, special.erfinv
     lgamma, digamma, sinc, xlogy = special.lgamma, special.digamma, special.sinc, special.xlogy
     logaddexp, logaddexp2 = special.logaddexp, special.logaddexp2
+    polygamma, mvlgamma, i0 = special.polygamma_of, special.mvlgamma, bessel.i0
+    igamma, igammac = special.igamma, special.igammac
 
     relu, sigmoid = activation.relu, activation.sigmoid
     tanh, softmax = activation.tanh, activation.softmax
@@ -822,6 +825,10 @@ class Tensor:
     clamp_, clamp_min_, clamp_max_ = _inplace(clamp), _inplace(clamp_min), _inplace(clamp_max)
     clip_ = clamp_
     nan_to_num_, erf_, erfinv_ = _inplace(nan_to_num), _inplace(erf), _inplace(erfinv)
+    erfc_, lgamma_, digamma_ = _inplace(erfc), _inplace(lgamma), _inplace(digamma)
+    polygamma_, mvlgamma_, i0_ = _inplace(polygamma), _inplace(mvlgamma), _inplace(i0)
+    igamma_, igammac_ = _inplace(igamma), _inplace(igammac)
+    sinc_, xlogy_ = _inplace(sinc), _inplace(xlogy)
     relu_, sigmoid_ = _inplace(relu), _inplace(sigmoid)
     logit_ = _inplace(logit)
     eq_, ne_, lt_ = _inplace(eq), _inplace(ne), _inplace(lt)

@@ -1,16 +1,39 @@
-"""Special functions: `erf erfc erfinv lgamma digamma ...`."""
+"""Special functions with derivatives: error, gamma, zeta and entropy functions, `xlogy`, `sinc`.
+
+SciPy computes most of them, in double precision; it is imported at the first use. Formulas of
+derivatives follow PyTorch's term by term, so that half precision rounds alike.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib.ops._common import Array, Grads, floating, record
+from tensorlib.errors import ArgumentError, DTypeError, ShapeError
+from tensorlib.ops import elementwise, indexing, reduction, shape
+from tensorlib.ops._common import (
+    Array,
+    broadcast_shapes,
+    expect_tensor,
+    floating,
+    not_for,
+    pair,
+    promoted,
+    single,
+    wrap,
+)
+from tensorlib.ops._formula import derived, underivable
+from tensorlib.ops.out import direct, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
+
+_TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
+Compute = Callable[..., Any]
 
 # erf(x) = x P(x^2) / Q(x^2) on [-4, 4] in single precision (the rational minimax form used by Eigen
 # and XLA)
@@ -30,38 +53,61 @@ _ERF_Q = (
     -2.13374055278905e-04,
     -1.45660718464996e-05,
 )
-# erfc in double precision by Chebyshev series in t = 2/(2+x) (W. Press et al., Numerical Recipes
-# 3rd ed., 6.2.2)
-_ERFC = (
-    -1.3026537197817094,
-    6.4196979235649026e-1,
-    1.9476473204185836e-2,
-    -9.561514786808631e-3,
-    -9.46595344482036e-4,
-    3.66839497852761e-4,
-    4.2523324806907e-5,
-    -2.0278578112534e-5,
-    -1.624290004647e-6,
-    1.303655835580e-6,
-    1.5626441722e-8,
-    -8.5238095915e-8,
-    6.529054439e-9,
-    5.059343495e-9,
-    -9.91364156e-10,
-    -2.27365122e-10,
-    9.6467911e-11,
-    2.394038e-12,
-    -6.886027e-12,
-    8.94487e-13,
-    3.13092e-13,
-    -1.12708e-13,
-    3.81e-16,
-    7.106e-15,
-    -1.523e-15,
-    -9.4e-17,
-    1.21e-16,
-    -2.8e-17,
-)
+
+
+@functools.cache
+def scipy_special(name: str) -> Any:
+    """SciPy's function of this name."""
+    from scipy import special
+
+    return getattr(special, name)
+
+
+# -- what the families share -----------------------------------------------------------------------
+
+
+def real_input(where: str, input: Any, half: bool = True) -> Tensor:
+    """`input` as a real floating-point tensor; complex ones, and halves unless `half`, are refused."""
+    expect_tensor(where, "input", input)
+    kind = input.array.dtype
+    if kind.kind == "c" or (not half and kind.char in "eE"):
+        raise not_for(where, input.array, "a real type" if half else "float32 or float64")
+    found: Tensor = floating(input)
+    return found
+
+
+def real_pair(where: str, input: Any, other: Any, half: bool = True) -> tuple[Tensor, Tensor]:
+    """Two tensors, or one and a number, as real floating-point tensors of one type."""
+    a, b = pair(input, other, where)
+    a, b = real_input(where, a, half), real_input(where, b, half)
+    broadcast_shapes(a.array.shape, b.array.shape)
+    return a, b
+
+
+def in_double(compute: Compute, *arrays: Array) -> Array:
+    """`compute` in double precision, rounded to the type of the arrays."""
+    kind = arrays[0].dtype
+    return np.asarray(compute(*(a.astype(np.float64, copy=False) for a in arrays))).astype(
+        kind, copy=False
+    )
+
+
+def unary(
+    where: str,
+    input: Tensor,
+    compute: Compute,
+    gradient: Callable[[Tensor, Tensor, Tensor], Tensor],
+    half: bool = True,
+) -> Tensor:
+    """An elementwise function whose gradient is `gradient(grad, output, input)`."""
+    input = real_input(where, input, half)
+    output = in_double(compute, input.array)
+    return derived(
+        output, lambda g, y, x: (gradient(g, y, x),), input, name=where.rpartition(".")[2]
+    )
+
+
+# -- error functions -------------------------------------------------------------------------------
 
 
 def _polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
@@ -73,210 +119,350 @@ def _polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
 
 
 def erf_array(x: Any) -> Any:
-    """erf of an array; within 3 units in the last place in single, 1e-15 in double precision."""
+    """erf of an array; within 3 units in the last place in single precision."""
     if x.dtype == np.float32:
         limited = np.clip(x, np.float32(-4), np.float32(4))
         squared = limited * limited
         return limited * _polynomial(squared, _ERF_P) / _polynomial(squared, _ERF_Q)
-    if x.dtype == np.float16:
-        return erf_array(x.astype(np.float32)).astype(np.float16)
-    small = np.abs(x) < 0.5
-    term = np.where(small, x, 0.0)
-    squared = term * term
-    series = term.copy()
-    for k in range(1, 16):
-        term = term * -squared / k
-        series = series + term / (2 * k + 1)
-    return np.where(
-        small, series * (2 / math.sqrt(math.pi)), np.sign(x) * (1 - _erfc_positive(np.abs(x)))
+    if x.dtype.char in "eE":
+        return erf_array(x.astype(np.float32)).astype(x.dtype)
+    return np.asarray(scipy_special("erf")(x))
+
+
+@takes_out
+def erf(input: Tensor) -> Tensor:
+    """Error function."""
+    input = real_input("erf", input)
+
+    def formula(grad: Tensor, _: Tensor, x: Tensor) -> Sequence[Tensor]:
+        return (elementwise.mul(_gauss(x, _TWO_OVER_SQRT_PI), grad),)
+
+    return derived(erf_array(input.array), formula, input, name="erf")
+
+
+def _gauss(x: Tensor, scale: float) -> Tensor:
+    """`scale * exp(-x^2)`."""
+    return elementwise.mul(elementwise.exp(elementwise.neg(elementwise.pow(x, 2))), scale)
+
+
+@takes_out
+def erfc(input: Tensor) -> Tensor:
+    """`1 - erf(input)`, exact for large input."""
+    return unary(
+        "erfc",
+        input,
+        scipy_special("erfc"),
+        lambda g, _, x: elementwise.mul(_gauss(x, -_TWO_OVER_SQRT_PI), g),
     )
 
 
-def _erfc_positive(z: Any) -> Any:
-    t = 2.0 / (2.0 + z)
-    ty = 4.0 * t - 2.0
-    d, dd = np.zeros_like(z), np.zeros_like(z)
-    for c in _ERFC[:0:-1]:
-        d, dd = ty * d - dd + c, d
-    return t * np.exp(-z * z + 0.5 * (_ERFC[0] + ty * d) - dd)
-
-
-def erf(input: Tensor) -> Tensor:
-    """Error function."""
-    x = (input := floating(input)).array
-
-    def backward(grad: Array) -> Grads:
-        return (grad * (np.exp(-x * x) * (2 / math.sqrt(math.pi))),)
-
-    return record(erf_array(x), backward, input)
-
-
-def erfc(input: Tensor) -> Tensor:
-    """`1 - erf(input)`, exact for large input."""
-    x = (input := floating(input)).array
-    wide = x.astype(np.float64)
-    output = np.where(
-        wide >= 0, _erfc_positive(np.abs(wide)), 2 - _erfc_positive(np.abs(wide))
-    ).astype(x.dtype)
-
-    def backward(grad: Array) -> Grads:
-        return (grad * (np.exp(-x * x) * (-2 / math.sqrt(math.pi))),)
-
-    return record(output, backward, input)
-
-
+@takes_out
 def erfinv(input: Tensor) -> Tensor:
     """Inverse of `erf`."""
-    input = floating(input)
-    x = input.array.astype(np.float64)
-    # Giles' approximation in w = -log(1 - x^2), refined by two Newton steps
-    w = -np.log((1 - x) * (1 + x))
-    centre = _polynomial(np.minimum(w, 5) - 2.5, _GILES_CENTRE)
-    tail = _polynomial(np.sqrt(np.maximum(w, 5)) - 3, _GILES_TAIL)
-    y = np.where(w < 5, centre, tail) * x
-    for _ in range(2):
-        error = np.where(
-            np.abs(x) < 0.5,
-            erf_array(y) - x,
-            np.sign(x) * ((1 - np.abs(x)) - _erfc_positive(np.abs(y))),
+
+    def gradient(grad: Tensor, output: Tensor, _: Tensor) -> Tensor:
+        back = elementwise.exp(elementwise.pow(output, 2))
+        return elementwise.mul(elementwise.mul(back, 0.5 * math.sqrt(math.pi)), grad)
+
+    return unary("erfinv", input, scipy_special("erfinv"), gradient)
+
+
+@takes_out
+def erfcx(input: Tensor) -> Tensor:
+    """`exp(input^2) * erfc(input)`."""
+
+    def gradient(grad: Tensor, output: Tensor, x: Tensor) -> Tensor:
+        change = elementwise.sub(
+            elementwise.mul(elementwise.mul(x, 2.0), output), _TWO_OVER_SQRT_PI
         )
-        step = error / (2 / math.sqrt(math.pi) * np.exp(-y * y))
-        y = np.where(np.isfinite(step), y - step, y)
-    y = np.where(np.abs(x) == 1, np.sign(x) * np.inf, y)
-    output = y.astype(input.array.dtype)
+        return elementwise.mul(change, grad)
 
-    def backward(grad: Array) -> Grads:
-        return (grad * (np.exp(output * output) * (math.sqrt(math.pi) / 2)),)
-
-    return record(output, backward, input)
-
-
-_GILES_CENTRE = (
-    1.50140941,
-    0.246640727,
-    -0.00417768164,
-    -0.00125372503,
-    0.00021858087,
-    -4.39150654e-06,
-    -3.5233877e-06,
-    3.43273939e-07,
-    2.81022636e-08,
-)
-_GILES_TAIL = (
-    2.83297682,
-    1.00167406,
-    0.00943887047,
-    -0.0076224613,
-    0.00573950773,
-    -0.00367342844,
-    0.00134934322,
-    0.000100950558,
-    -0.000200214257,
-)
+    x = real_input("special.erfcx", input, False)
+    if x.array.dtype != np.float32:
+        return unary("special.erfcx", x, scipy_special("erfcx"), gradient, False)
+    # for negative numbers the square is rounded to single precision, as in PyTorch
+    a = x.array
+    positive = scipy_special("erfcx")(np.abs(a))
+    output = np.where(a < 0, 2 * np.exp(a * a) - positive, positive).astype(np.float32)
+    return derived(output, lambda g, y, x: (gradient(g, y, x),), x, name="special_erfcx")
 
 
-_lgamma = np.vectorize(
-    lambda v: math.inf if v <= 0 and v == int(v) else math.lgamma(v), otypes=[np.float64]
-)
+@takes_out
+def ndtr(input: Tensor) -> Tensor:
+    """Area under the standard normal density up to `input`."""
+    x = real_input("special.ndtr", input)
+    return elementwise.mul(elementwise.add(direct(erf)(elementwise.div(x, math.sqrt(2))), 1), 0.5)
 
 
+@takes_out
+def ndtri(input: Tensor) -> Tensor:
+    """Inverse of `ndtr`."""
+
+    def gradient(grad: Tensor, output: Tensor, _: Tensor) -> Tensor:
+        density = elementwise.exp(elementwise.div(elementwise.square(output), 2))
+        return elementwise.mul(elementwise.mul(grad, math.sqrt(2 * math.pi)), density)
+
+    return unary("special.ndtri", input, scipy_special("ndtri"), gradient, False)
+
+
+@takes_out
+def log_ndtr(input: Tensor) -> Tensor:
+    """Logarithm of `ndtr`."""
+
+    def gradient(grad: Tensor, _: Tensor, x: Tensor) -> Tensor:
+        scaled = direct(erfcx)(elementwise.div(x, -math.sqrt(2)))
+        return elementwise.div(elementwise.div(grad, scaled), math.sqrt(math.pi / 2))
+
+    return unary("special.log_ndtr", input, scipy_special("log_ndtr"), gradient, False)
+
+
+# -- gamma functions -------------------------------------------------------------------------------
+
+
+@takes_out
 def lgamma(input: Tensor) -> Tensor:
     """Logarithm of the absolute gamma function."""
-    x = (input := floating(input)).array
-    output = (_lgamma(x) if x.size else x).astype(x.dtype)
 
-    def backward(grad: Array) -> Grads:
-        return (grad * _digamma(x),)
+    def compute(x: Array) -> Array:
+        return np.where(x == -np.inf, np.inf, scipy_special("gammaln")(x))
 
-    return record(output, backward, input)
+    return unary("lgamma", input, compute, lambda g, _, x: elementwise.mul(g, direct(digamma)(x)))
 
 
+@takes_out
 def digamma(input: Tensor) -> Tensor:
     """Derivative of `lgamma`."""
-    x = (input := floating(input)).array
+    return unary(
+        "digamma",
+        input,
+        scipy_special("psi"),
+        lambda g, _, x: elementwise.mul(g, _polygamma(1, x)),
+    )
 
-    def backward(grad: Array) -> Grads:
-        return (grad * _trigamma(x),)
 
-    return record(_digamma(x), backward, input)
-
-
-def _digamma(x: Any) -> Any:
-    z = x.astype(np.float64)
-    negative = z < 0
-    reflect = np.where(negative, -math.pi / np.tan(math.pi * np.where(negative, z, 0.5)), 0)
-    z = np.where(negative, 1 - z, z)
-    out = np.zeros_like(z)
-    for _ in range(8):
-        low = z < 8
-        out = out - np.where(low, 1 / z, 0)
-        z = np.where(low, z + 1, z)
+def _trigamma(x: Array) -> Array:
+    """By reflection, recurrence to 6 or more, and an asymptotic series."""
+    low = x < 0.5
+    sine = np.sin(np.where(low, x, 0.5) * x.dtype.type(math.pi))
+    total = np.where(low, -x.dtype.type(math.pi**2) / (sine * sine), 0)
+    z = np.where(low, 1 - x, x)
+    for _ in range(6):
+        total = total + 1 / (z * z)
+        z = z + 1
     r = 1 / (z * z)
-    tail = r * (1 / 12 - r * (1 / 120 - r * (1 / 252 - r * (1 / 240 - r * (1 / 132)))))
-    return (out + np.log(z) - 0.5 / z - tail + reflect).astype(x.dtype)
+    total = total + (1 + 1 / (2 * z) + r * (1 / 6 - r * (1 / 30 - r * (1 / 42)))) / z
+    return np.where(low, -total, total).astype(x.dtype)
 
 
-def _trigamma(x: Any) -> Any:
-    z = x.astype(np.float64)
-    negative = z < 0
-    reflect = np.where(negative, (math.pi / np.sin(math.pi * np.where(negative, z, 0.5))) ** 2, 0)
-    sign = np.where(negative, -1, 1)
-    z = np.where(negative, 1 - z, z)
-    out = np.zeros_like(z)
-    for _ in range(10):
-        low = z < 10
-        out = out + np.where(low, 1 / (z * z), 0)
-        z = np.where(low, z + 1, z)
-    r = 1 / (z * z)
-    out = out + 1 / z + r / 2 + r / z * (1 / 6 - r * (1 / 30 - r * (1 / 42 - r / 30)))
-    return (sign * out + reflect).astype(x.dtype)
+def _polygamma(n: int, input: Tensor) -> Tensor:
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise ArgumentError("polygamma", f"n must be int, not {type(n).__name__}")
+    if n < 0:
+        raise ShapeError("polygamma", f"n={n}", "polygamma(n, x) does not support negative n")
+    if n == 0:
+        return direct(digamma)(input)
+
+    def gradient(grad: Tensor, _: Tensor, x: Tensor) -> Tensor:
+        return elementwise.mul(grad, _polygamma(n + 1, x))
+
+    if n == 1:
+        x = real_input("polygamma", input)
+        wide = x.array.astype(np.float32) if x.array.dtype.char in "eE" else x.array
+        output = _trigamma(wide).astype(x.array.dtype)
+        return derived(output, lambda g, y, x: (gradient(g, y, x),), x, name="polygamma")
+    factor = (1.0 if n % 2 else -1.0) * math.gamma(n + 1) if n < 170 else math.inf
+    return unary("polygamma", input, lambda x: factor * _zeta(float(n + 1), x), gradient)
 
 
+@takes_out
+def polygamma(n: int, input: Tensor) -> Tensor:
+    """n-th derivative of `digamma`."""
+    return _polygamma(n, input)
+
+
+def polygamma_of(input: Tensor, n: int) -> Tensor:
+    """n-th derivative of `digamma`."""
+    return _polygamma(n, input)
+
+
+polygamma_of.__name__ = "polygamma"
+
+
+@takes_out
+def mvlgamma(input: Tensor, p: int) -> Tensor:
+    """Logarithm of the multivariate gamma function of dimension `p`."""
+    x = real_input("mvlgamma", input)
+    if p < 1:
+        raise ShapeError("mvlgamma", f"p={p}", "p has to be greater than or equal to 1")
+    steps = np.arange(-p / 2 + 0.5, 0.5, 0.5, dtype=x.array.dtype)
+    arguments = elementwise.add(shape.unsqueeze(x, -1), wrap(steps))
+    constant = p * (p - 1) * math.log(math.pi) / 4
+    return elementwise.add(reduction.sum(direct(lgamma)(arguments), -1), constant)
+
+
+def _expect_not_integer(where: str, *tensors: Any) -> None:
+    for one in tensors:
+        expect_tensor(where, "other", one)
+        if one.array.dtype.kind in "iub":
+            raise DTypeError(where, f"not implemented for {one.dtype}", "floating point")
+
+
+def _gamma_share(where: str, input: Tensor, other: Tensor, lower: bool) -> Tensor:
+    _expect_not_integer(where, input, other)
+    a, b = real_pair(where, input, other)
+    name = "gammainc" if lower else "gammaincc"
+
+    def compute(a: Array, x: Array) -> Array:
+        found = scipy_special(name)(a, x)
+        found = np.where(np.isnan(a) & (x == 0), 0 if lower else 1, found)
+        return np.where(np.isnan(a) & (x == np.inf), 1 if lower else 0, found)
+
+    def formula(grad: Tensor, _: Tensor, a: Tensor, x: Tensor) -> Sequence[Tensor]:
+        power = elementwise.sub(elementwise.mul(elementwise.sub(a, 1), elementwise.log(x)), x)
+        density = elementwise.exp(elementwise.sub(power, direct(lgamma)(a)))
+        return grad, elementwise.mul(grad if lower else elementwise.neg(grad), density)
+
+    output = in_double(compute, a.array, b.array)
+    return derived(output, formula, _constant(a, f"{where}: input"), b, name=where)
+
+
+def _constant(input: Tensor, name: str) -> Tensor:
+    """`input`, through which no gradient may come: asking for one is refused as in PyTorch."""
+    return underivable(input.array, input, name=name) if input.requires_grad else input
+
+
+@takes_out
+def igamma(input: Tensor, other: Tensor) -> Tensor:
+    """Regularised lower incomplete gamma function of order `input` at `other`."""
+    return _gamma_share("igamma", input, other, True)
+
+
+@takes_out
+def igammac(input: Tensor, other: Tensor) -> Tensor:
+    """Regularised upper incomplete gamma function of order `input` at `other`."""
+    return _gamma_share("igammac", input, other, False)
+
+
+def _zeta(x: Any, q: Array) -> Array:
+    found = scipy_special("zeta")(x, q)
+    found = np.where((x < 1) | np.isnan(x), np.nan, found)
+    return np.where((q == np.inf) & (x > 1), np.nan, found)
+
+
+@takes_out
+def zeta(input: Any, other: Any) -> Tensor:
+    """Hurwitz zeta function: the sum of `(k + other)**-input` over k = 0, 1, ..."""
+    a, b = real_pair("special.zeta", input, other, False)
+
+    def formula(grad: Tensor, _: Tensor, x: Tensor, q: Tensor) -> Sequence[Tensor]:
+        change = elementwise.mul(elementwise.neg(x), direct(zeta)(elementwise.add(x, 1.0), q))
+        return grad, elementwise.mul(grad, change)
+
+    output = in_double(_zeta, a.array, b.array)
+    return derived(output, formula, _constant(a, "zeta"), b, name="special_zeta")
+
+
+# -- products with logarithms ----------------------------------------------------------------------
+
+
+def _log_product(
+    where: str, input: Any, other: Any, log: Callable[[Any], Any], shift: float
+) -> Tensor:
+    a, b = real_pair(where, input, other)
+    x, y = (t.array.astype(np.float32) if t.array.dtype.char in "eE" else t.array for t in (a, b))
+    output = np.where(np.isnan(y), np.nan, np.where(x == 0, 0, x * log(np.where(x == 0, 1, y))))
+
+    def formula(grad: Tensor, _: Tensor, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        moved = elementwise.add(y, shift) if shift else y
+        logs = elementwise.log1p(y) if shift else elementwise.log(y)
+        nothing = wrap((x.array == 0) & (moved.array <= 0))
+        return (
+            elementwise.mul(grad, indexing.masked_fill(logs, nothing, 0)),
+            elementwise.div(elementwise.mul(grad, x), moved),
+        )
+
+    return derived(output.astype(a.array.dtype), formula, a, b, name=where.rpartition(".")[2])
+
+
+@takes_out
+def xlogy(input: Any, other: Any) -> Tensor:
+    """`input * log(other)`, 0 where `input` is 0."""
+    return _log_product("xlogy", input, other, np.log, 0)
+
+
+@takes_out
+def xlog1py(input: Any, other: Any) -> Tensor:
+    """`input * log1p(other)`, 0 where `input` is 0."""
+    return _log_product("special.xlog1py", input, other, np.log1p, 1)
+
+
+@takes_out
+def entr(input: Tensor) -> Tensor:
+    """Entropy `-input * log(input)`: 0 at zero, -inf for negative numbers."""
+
+    def gradient(grad: Tensor, _: Tensor, x: Tensor) -> Tensor:
+        change = elementwise.sub(elementwise.neg(elementwise.log(x)), 1)
+        return elementwise.mul(grad, change)
+
+    return unary("special.entr", input, scipy_special("entr"), gradient)
+
+
+# -- sinc and sums of exponentials -----------------------------------------------------------------
+
+
+@takes_out
 def sinc(input: Tensor) -> Tensor:
     """`sin(pi x) / (pi x)`, 1 at zero."""
-    x = (input := floating(input)).array
+    expect_tensor("sinc", "input", input)
+    input = floating(input)
+    x = single(input).array
+    angle = x * x.dtype.type(math.pi)
+    output = np.where(x == 0, 1, np.sin(angle) / np.where(x == 0, 1, angle))
 
-    def backward(grad: Array) -> Grads:
-        safe = np.where(x == 0, 1, x)
-        return (grad * np.where(x == 0, 0, (np.cos(math.pi * safe) - np.sinc(safe)) / safe),)
+    def formula(grad: Tensor, _: Tensor, x: Tensor) -> Sequence[Tensor]:
+        mul = elementwise.mul
+        angle, square = mul(x, math.pi), mul(mul(x, x), math.pi)
+        rise = elementwise.sub(mul(angle, elementwise.cos(angle)), elementwise.sin(angle))
+        change = mul(grad, elementwise.conj(elementwise.div(rise, square)))
+        return (indexing.masked_fill(change, wrap(square.array == 0), 0),)
 
-    return record(np.sinc(x), backward, input)
-
-
-def xlogy(input: Tensor, other: Any) -> Tensor:
-    """`input * log(other)`, 0 where `input` is 0."""
-    from tensorlib.ops._common import pair
-
-    a, b = pair(input, other, "xlogy")
-    a, b = floating(a), floating(b)
-    x, y = a.array, b.array
-    output = np.where((x == 0) & ~np.isnan(y), 0, x * np.log(np.where(x == 0, 1, y)))
-
-    def backward(grad: Array) -> Grads:
-        return grad * np.log(np.where((x == 0) & (y <= 0), 1, y)), grad * (x / y)
-
-    return record(output.astype(x.dtype), backward, a, b)
+    return derived(output.astype(input.array.dtype), formula, input, name="sinc")
 
 
+def _log_sum(where: str, input: Tensor, other: Tensor, compute: Any, power: Any) -> Tensor:
+    expect_tensor(where, "other", other)
+    input, other = promoted(input, other)
+    if input.array.dtype.kind in "iub":
+        raise not_for(where, input.array, "floating point")
+    broadcast_shapes(input.array.shape, other.array.shape)
+    x, y = single(input).array, single(other).array
+    output = compute(x, y)
+
+    def formula(grad: Tensor, _: Tensor, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        share = [elementwise.add(power(elementwise.sub(q, p)), 1) for p, q in ((x, y), (y, x))]
+        return [elementwise.div(grad, elementwise.conj(s)) for s in share]
+
+    return derived(output.astype(input.array.dtype), formula, input, other, name=where)
+
+
+def _log_add(x: Array, y: Array) -> Array:
+    if x.dtype.kind != "c":
+        return np.asarray(np.logaddexp(x, y))
+    swap = x.real < y.real
+    high, low = np.where(swap, y, x), np.where(swap, x, y)
+    same = np.isinf(high.real) & (high == low)
+    return np.where(same, high, high + np.log1p(np.exp(low - high)))
+
+
+@takes_out
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """`log(exp(input) + exp(other))`."""
-    a, b = floating(input), floating(other)
-    x, y = a.array, b.array
-    output = np.logaddexp(x, y)
-
-    def backward(grad: Array) -> Grads:
-        return grad * np.exp(x - output), grad * np.exp(y - output)
-
-    return record(output, backward, a, b)
+    return _log_sum("logaddexp", input, other, _log_add, elementwise.exp)
 
 
+@takes_out
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """`log2(2**input + 2**other)`."""
-    a, b = floating(input), floating(other)
-    x, y = a.array, b.array
-    output = np.logaddexp2(x, y)
-
-    def backward(grad: Array) -> Grads:
-        return grad * np.exp2(x - output), grad * np.exp2(y - output)
-
-    return record(output, backward, a, b)
+    if "c" in (input.array.dtype.kind, getattr(other, "array", input.array).dtype.kind):
+        raise not_for("logaddexp2", input.array, "a real type")
+    return _log_sum("logaddexp2", input, other, np.logaddexp2, elementwise.exp2)
