@@ -17,6 +17,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.autograd.tape import bump, mode, needs_grad
 from tensorlib.errors import ArgumentError, AutogradError, DTypeError, ShapeError
+from tensorlib.ops.strides import partly_overlap
 
 __all__ = ["direct", "expect_distinct", "takes_distinct_out", "takes_exact_out", "takes_out"]
 
@@ -40,9 +41,11 @@ def takes_exact_out(function: F) -> F:
     return _decorated(function, True)
 
 
-def takes_distinct_out(function: F) -> F:
-    """As `takes_exact_out` where `out` must share no memory with the arguments (indexing)."""
-    return _decorated(function, True, True)
+def takes_distinct_out(function: F, exact: bool = True) -> F:
+    """As `takes_exact_out` (or `takes_out`) where `out` must share no memory with the arguments
+    (indexing, joining).
+    """
+    return _decorated(function, exact, True)
 
 
 def direct(function: F) -> F:
@@ -56,7 +59,11 @@ def _decorated(function: F, exact: bool, distinct: bool = False) -> F:
     @functools.wraps(function)
     def with_out(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         if out is None:
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except AttributeError:
+                _refuse_others(function, args, kwargs)
+                raise
         if distinct:
             _expect_apart(function.__name__, out, args, kwargs)
         return _into(out, function, exact, args, kwargs)
@@ -75,18 +82,33 @@ _CODE = _decorated(lambda: None, False).__code__
 
 
 def _expect_apart(where: str, out: Any, args: Any, kwargs: Any) -> None:
-    target = getattr(out, "array", None)
-    if target is None:
+    if not hasattr(out, "array"):
         return
-    expect_distinct(where, target)
+    expect_distinct(where, out.array)
     for given in (*_tensors(args), *_tensors(kwargs.values())):
-        if np.may_share_memory(target, given.array):
+        if given is out or np.may_share_memory(out.array, given.array):
             raise ShapeError(
                 where,
                 "unsupported operation: some elements of the input tensor and the written-to "
-                f"tensor refer to a single memory location, out of shape {target.shape}",
+                f"tensor refer to a single memory location, out of shape {out.array.shape}",
                 hint="clone() the tensor before performing the operation",
             )
+
+
+def _refuse_others(function: Any, args: Any, kwargs: Any) -> None:
+    """Name the argument that should be a Tensor and is not, after it failed as one."""
+    try:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+    except TypeError:
+        return
+    for name, value in given.items():
+        wanted = inspect.signature(function).parameters[name].annotation
+        if wanted == "Tensor" and not hasattr(value, "array"):
+            raise ArgumentError(
+                function.__name__,
+                f"argument '{name}' must be Tensor, not {type(value).__name__}",
+                hint="make it one with tensor(...)",
+            ) from None
 
 
 def _into(out: Any, function: Any, exact: bool, args: Any, kwargs: Any) -> Any:
@@ -168,6 +190,8 @@ def _write(where: str, out: Any, value: Any, inputs: list[Any]) -> None:
     target = out.array
     if target.shape == value.shape:
         expect_distinct(where, target)
+        if any(partly_overlap(target, array) for array in inputs):
+            raise _overlap(where, target)
         np.copyto(target, value, casting="unsafe")
         bump(out)
         return

@@ -351,6 +351,8 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
     axes = tuple(range(extra)) + tuple(
         extra + i for i, n in enumerate(wanted) if n == 1 and kept[i] != 1
     )
+    if not wanted:
+        return sum(input)
     total = sum(input, axes, True) if axes else input
     if not extra:
         return total

@@ -16,6 +16,7 @@ from tensorlib.ops._common import (
     broadcast_shapes,
     dim_index,
     expect_tensor,
+    not_for,
     record,
     wrap,
 )
@@ -274,6 +275,8 @@ def index_reduce(
             f"index_reduce(): Expected reduce to be one of prod, mean, amax or amin but got "
             f"{reduce}.",
         )
+    if input.array.dtype.kind in "bc":
+        raise not_for("index_reduce", input.array, "real numbers")
     axis, i, x, _ = _placed("index_reduce", input, dim, index, source)
     if not input.array.ndim or not source.array.ndim:
         from tensorlib.ops.shape import reshape, reshaped

@@ -231,7 +231,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
     expect_tensor("unravel_index", "indices", indices)
     i = indices.array
     if i.dtype.kind not in "iu":
-        raise InvalidValueError(
+        raise ArgumentError(
             "unravel_index", f"expected 'indices' to be integer dtype, but got {indices.dtype}"
         )
     if not isinstance(shape, int | list | tuple) and not hasattr(shape, "array"):

@@ -14,6 +14,7 @@ from tensorlib.ops._common import (
     Grads,
     dim_index,
     expect_tensor,
+    not_for,
     record,
     wrap,
 )
@@ -243,7 +244,9 @@ def reduced_at(
     """A copy of `input` with `src[part]` reduced into `input[place]`."""
     x, source = input.array, src.array
     if x.dtype.kind == "c" and reduce in ("amax", "amin"):
-        raise DTypeError(reduce, f"not implemented for {dtypes.of(x.dtype)}", "real numbers")
+        raise not_for(reduce, x, "real numbers")
+    if x.dtype.kind == "b" and reduce == "mean":
+        raise not_for("mean", x, "numbers")
     function, start = _REDUCERS[reduce]
     output = x.copy("C")
     values = source[part]

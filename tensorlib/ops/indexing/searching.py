@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.errors import DTypeError, ShapeError
-from tensorlib.ops._common import expect_tensor, wrap
+from tensorlib.ops._common import expect_tensor, not_for, wrap
 from tensorlib.ops.out import direct, takes_exact_out
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def searchsorted(
     a = sorted_sequence.array
     scalar = not hasattr(input, "array")
     v = np.asarray(input) if scalar else input.array
+    if a.dtype.kind in "bc":
+        raise not_for(where, a, "numbers with an order")
     if side not in (None, "left", "right"):
         raise ShapeError(where, f"side can only be 'left' or 'right' but got {side}")
     if side == "left" and right:
@@ -81,7 +83,8 @@ def searchsorted(
     if a.ndim == 1:
         result = np.searchsorted(a, v, way)
     else:
-        rows, wanted = a.reshape(-1, a.shape[-1]), v.reshape(-1, v.shape[-1])
+        count = int(np.prod(a.shape[:-1]))
+        rows, wanted = a.reshape(count, a.shape[-1]), v.reshape(count, v.shape[-1])
         found = [np.searchsorted(r, w, way) for r, w in zip(rows, wanted, strict=True)]
         result = np.stack(found).reshape(v.shape) if found else np.empty(v.shape)
     return wrap(np.asarray(result, np.int32 if out_int32 else np.int64))
@@ -93,6 +96,8 @@ def bucketize(
 ) -> Tensor:
     """The bucket of each element between sorted `boundaries`."""
     expect_tensor("bucketize", "boundaries", boundaries)
+    if getattr(getattr(input, "array", None), "dtype", boundaries.array.dtype).kind in "bc":
+        raise not_for("bucketize", boundaries.array, "numbers with an order")
     if boundaries.array.ndim != 1:
         raise ShapeError(
             "bucketize",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from tensorlib.ops._common import (
     record,
     wrap,
 )
-from tensorlib.ops.out import direct, takes_out
+from tensorlib.ops.out import direct, takes_distinct_out, takes_out
 from tensorlib.ops.shape.views import expand, reshape, unsqueeze, view
 from tensorlib.ops.strides import empty_channels_last, is_channels_last
 
@@ -46,7 +47,7 @@ def _listed(where: str, tensors: Any) -> list[Tensor]:
     return list(tensors)
 
 
-@takes_out
+@partial(takes_distinct_out, exact=False)
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors joined along `dim`; other sizes must be equal."""
     tensors = _listed("cat", tensors)
