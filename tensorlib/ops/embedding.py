@@ -9,7 +9,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.errors import DimensionError, DTypeError, ShapeError, UnsupportedError
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, broadcast_shapes, record, wrap
+from tensorlib.ops._common import Array, Grads, broadcast_shapes, check_dtype, record, wrap
 from tensorlib.ops.indexing import add_rows
 from tensorlib.ops.shape import broadcast_to
 from tensorlib.ops.types import accepts
@@ -115,6 +115,7 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     """Sums, means or maxima of bags of embeddings: `input` [B, N], or [total] cut at `offsets`."""
+    check_dtype("embedding_bag", weight.array, "f", "floating point weights")
     if mode not in ("sum", "mean", "max"):
         raise ShapeError("embedding_bag", f"mode={mode!r}", "'sum', 'mean' or 'max'")
     if per_sample_weights is not None and mode != "sum":
@@ -135,7 +136,9 @@ def embedding_bag(
             starts = starts[:-1]
     total = flat.array.size
     bag_of = np.searchsorted(starts, np.arange(total), "right") - 1
-    rows = embedding(flat, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    rows = embedding(flat, weight, padding_idx, max_norm, norm_type, False, sparse)
+    if scale_grad_by_freq:
+        rows = _share_by_frequency(rows, flat.array, mode)
     if per_sample_weights is not None:
         rows = elementwise.mul(rows, shape.reshape(per_sample_weights, (-1, 1)))
     kept = (
@@ -159,6 +162,27 @@ def embedding_bag(
         )
         result = elementwise.div(result, wrap(counts[:, None]))
     return result
+
+
+def _share_by_frequency(rows: Tensor, index: Array, mode: str) -> Tensor:
+    """`rows` whose gradients are divided by how often an index comes. PyTorch takes the count of
+    the u-th smallest of all indices, repeats included, for the u-th distinct one; so do we.
+    """
+    if mode == "max":
+        raise ShapeError(
+            "embedding_bag", "max mode does not support scaling the gradient by the frequency"
+        )
+    kind = rows.array.dtype
+    _, place, counts = np.unique(index, return_inverse=True, return_counts=True)
+    share = (1 / np.repeat(counts, counts)[place]).astype(kind)[:, None]
+
+    def embedding_bag(grad: Array) -> Grads:
+        return (grad * share,)
+
+    def smooth(grad: Any) -> Grads:
+        return (elementwise.mul(grad, wrap(share)),)
+
+    return record(rows.array, embedding_bag, rows, smooth=smooth)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
