@@ -14,7 +14,6 @@ _NAMES = {
     "astype": "ToCopyBackward0",
     "cast": "ToCopyBackward0",
     "to_copy": "ToCopyBackward0",
-    "copy": "torch::autograd::CopyBackwards",
     "fill": "FillBackward0",
     "rdiv": "MulBackward0",
     "rsub": "RsubBackward1",
@@ -57,6 +56,11 @@ _NAMES = {
     "movedim": "PermuteBackward0",
     "broadcast_to": "ExpandBackward0",
     "tile": "RepeatBackward0",
+    "tiled": "RepeatBackward0",
+    "part": "SliceBackward0",
+    "copied": "torch::autograd::CopyBackwards",
+    "real": "SelectBackward0",
+    "imag": "SelectBackward0",
     "setitem": "CopySlices",
     "selu": "EluBackward0",
     "relu6": "HardtanhBackward0",
@@ -94,6 +98,8 @@ def _power(node: Any, held: dict[str, Any]) -> str:
 
 def _linear(node: Any, held: dict[str, Any]) -> str:
     ndim = len(node.inputs[0][1])
+    if ndim == 1:
+        return "SqueezeBackward4" if len(node.inputs) == 2 else "ViewBackward0"
     if ndim == 2:
         return "AddmmBackward0" if len(node.inputs) == 3 else "MmBackward0"
     return "ViewBackward0" if len(node.inputs) == 3 else "UnsafeViewBackward0"
@@ -132,14 +138,16 @@ _VARIANTS: dict[str, Callable[[Any, dict[str, Any]], str]] = {
     "squeeze": _reduction("Squeeze"),
     "max": _extreme("Max"),
     "min": _extreme("Min"),
-    "median": _extreme("Median"),
+    "median": _reduction("Median"),
     "pow": _power,
     "linear": _linear,
     "matmul": _product,
     "getitem": _index,
+    "triangle": lambda node, held: (
+        f"{held['function'].__name__.capitalize()}Backward0" if held else "TriangleBackward0"
+    ),
     "scatter": lambda node, held: f"ScatterBackward{0 if len(node.inputs) > 1 else 1}",
     "masked_fill": lambda node, held: f"MaskedFillBackward{1 if len(node.inputs) > 1 else 0}",
-    "div": lambda node, held: "DivBackward0",
 }
 
 

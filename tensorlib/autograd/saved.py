@@ -14,6 +14,17 @@ import numpy as np
 from tensorlib.autograd import tape
 from tensorlib.errors import ArgumentError, AutogradError
 
+# When memory was last changed in place, by the id of the object that owns it and in the order of
+# nodes: an operation may keep an index or a mask that is no input of its node.
+changes: dict[int, int] = {}
+
+
+def owner_of(array: Any) -> Any:
+    """What owns the memory of an array."""
+    while getattr(array, "base", None) is not None:
+        array = array.base
+    return array
+
 
 def captured_arrays(function: Any) -> Iterator[tuple[str, Any]]:
     """The arrays (and array-like scalars) a closure holds, by name; looks into tuples, lists and
@@ -183,19 +194,18 @@ def check_versions(node: Any) -> None:
     """Refuse to compute with a captured value whose memory was changed in place since it was
     recorded.
     """
+    if node.sequence > tape._last_change:
+        return
     changed: list[tuple[Any, int, Any]] = []
-    for entry in node.inputs:
-        version = entry[3]
-        if version is not None and version[0] != entry[4]:
-            changed.append((version, entry[4], entry[0]))
+    for edge, _, _, version, seen, _ in node.inputs:
+        if version is not None and version[0] != seen:
+            changed.append((version, seen, edge))
     own = node.output_version
     if own is not None and own[0] != node.output_seen:
         changed.append((own, node.output_seen, node))
     if type(node) is tape.ManyNode:
         changed += [(one[2], one[3], node) for one in node.results if one[2][0] != one[3]]
-    if not changed:
-        return
-    held = [a for _, a in captured_arrays(node.backward)]
+    held = [a for _, a in captured_arrays(node.backward) if not isinstance(a, np.generic)]
     for version, seen, edge in changed:
         owner = version[1]() if len(version) > 1 else None
         if owner is None:
@@ -203,21 +213,29 @@ def check_versions(node: Any) -> None:
         for array in held:
             if id(array) == node.output_id and edge is not node:
                 continue  # an in-place operation's own result, in the memory of its input
-            if not isinstance(array, np.generic) and np.may_share_memory(array, owner):
+            if np.may_share_memory(array, owner):
                 raise changed_in_place(node.name(), array, version[0], seen, edge)
+    known = {entry[5] for entry in node.inputs} | {node.output_id}
+    if type(node) is tape.ManyNode:
+        known |= {one[0] for one in node.results}
+    for array in held:
+        key = id(owner_of(array))
+        if changes.get(key, -1) > node.sequence and id(array) not in known and key not in known:
+            raise changed_in_place(node.name(), array, None, None, None)
 
 
-def changed_in_place(where: str, array: Any, now: int, then: int, edge: Any) -> AutogradError:
+def changed_in_place(where: str, array: Any, now: Any, then: Any, edge: Any) -> AutogradError:
     """The error for a saved value that was changed in place."""
-    origin = ""
+    origin, versions = "", "changed after the operation"
+    if now is not None:
+        versions = f"at version {now}; expected version {then} instead"
     if isinstance(edge, tape.Node):
         index = edge.index if type(edge) is tape.Output else 0
         origin = f", which is output {index} of {edge.name()},"
     return AutogradError(
         where,
         "one of the variables needed for gradient computation has been modified by an inplace"
-        f" operation: [{array.dtype} {list(array.shape)}]{origin} is at version {now}; expected"
-        f" version {then} instead",
+        f" operation: [{array.dtype} {list(array.shape)}]{origin} is {versions}",
         hint="clone() it before the in-place change, or use the operation without the trailing"
         " underscore; autograd.set_detect_anomaly(True) finds the operation that needed it",
     )

@@ -31,7 +31,11 @@ _sequence = itertools.count()
 _Tensor: Any = None  # tensor.py puts the class here; the tape itself knows no operation
 
 # How a view was made, where that decides whether it may be changed in place later.
-DEFAULT, NO_GRAD, INFERENCE_VIEW, MANY, CUSTOM = range(5)
+DEFAULT: int = 0
+NO_GRAD: int = 1
+INFERENCE_VIEW: int = 2
+MANY: int = 3  # one of several outputs
+CUSTOM: int = 4  # inside a custom Function
 
 
 class _Mode(threading.local):
@@ -53,6 +57,7 @@ mode.grad = True
 
 # The version counter of every tensor made in inference_mode: it counts nothing and marks them.
 INFERENCE: list[Any] = [0]
+_last_change = -1  # the last change of memory in place, in the order of nodes
 _inferring = 0  # entered inference modes of all threads; at zero no thread looks at its switch
 _inferred = False  # whether there was ever one
 # Called with (node, inputs, results) for each new node while anomaly mode or saved-tensor hooks are
@@ -425,6 +430,18 @@ def needs_grad(*inputs: Tensor) -> bool:
     return False
 
 
+def named(result: Tensor, label: str) -> Tensor:
+    """`result`, of an operation made of others, with PyTorch's name for its last step."""
+    if result._node is not None:
+        result._node.label = label
+    return result
+
+
+def wants(tensor: Any) -> bool:
+    """Whether a gradient flows to `tensor`, so that its operation keeps what that takes."""
+    return tensor._requires_grad if tensor._base is None else tensor._sync()  # type: ignore[no-any-return]
+
+
 def _describe(tensor: Any) -> tuple[Any, ...]:
     if tensor._base is not None:
         tensor._sync()
@@ -500,6 +517,7 @@ __all__ = [
     "is_grad_enabled",
     "is_inference_mode_enabled",
     "mode",
+    "named",
     "needs_grad",
     "no_grad",
     "rebase",
@@ -511,6 +529,7 @@ __all__ = [
     "settle_behind",
     "settle_inplace",
     "sync_view",
+    "wants",
     "with_cells",
     "wrap",
 ]

@@ -12,11 +12,30 @@ from typing import Any
 import numpy as np
 
 from tensorlib.autograd import tape
+from tensorlib.autograd.saved import changes, owner_of
 from tensorlib.device import address
 from tensorlib.errors import AutogradError, ShapeError, UnsupportedError
 
 Grads = tuple[Any, ...]
 _CLONE = "do it under tensorlib.no_grad(), or on a copy (clone())"
+
+
+_BLOCK = "move the view and the change both inside the block, or both outside"
+_OTHER = "use the operation without the trailing underscore, or clone() the view"
+_WHY = {
+    tape.NO_GRAD: "Given that this use case is ambiguous and error-prone, it is forbidden",
+    tape.INFERENCE_VIEW: "Given that this use case is ambiguous and error-prone, it is forbidden",
+    tape.MANY: "This view is the output of a function that returns multiple views. Such functions"
+    " do not allow the output views to be modified inplace",
+    tape.CUSTOM: "This view was created inside a custom Function (or because an input was returned"
+    " as-is), whose backward the change would override",
+}
+_HINT = {
+    tape.NO_GRAD: _BLOCK,
+    tape.INFERENCE_VIEW: _BLOCK,
+    tape.MANY: _OTHER,
+    tape.CUSTOM: _OTHER,
+}
 
 
 def check_inplace(tensor: Any, where: str) -> None:
@@ -60,24 +79,11 @@ def check_view(view: Any, where: str, changed: str = "is being") -> None:
     if kind in (tape.NO_GRAD, tape.INFERENCE_VIEW) or node is None:
         place = "inference mode" if kind == tape.INFERENCE_VIEW else "no_grad mode"
         after = "in normal mode" if kind == tape.INFERENCE_VIEW else "with grad mode enabled"
-        raise AutogradError(
-            where,
-            f"A view was created in {place} and {changed} modified inplace {after}",
-            "the view and the change both inside the block, or both outside",
-        )
-    index = node.index if type(node) is tape.Output else 0
-    why = (
-        "This view is the output of a function that returns multiple views. Such functions do not"
-        " allow the output views to be modified inplace"
-        if kind == tape.MANY
-        else "This view was created inside a custom Function (or because an input was returned"
-        " as-is), whose backward the change would override"
-    )
-    raise AutogradError(
-        where,
-        f"Output {index} of {node.name()} is a view and {changed} modified inplace. {why}",
-        hint="use the operation without the trailing underscore, or clone() the view",
-    )
+        what = f"A view was created in {place} and {changed} modified inplace {after}"
+    else:
+        index = node.index if type(node) is tape.Output else 0
+        what = f"Output {index} of {node.name()} is a view and {changed} modified inplace"
+    raise AutogradError(where, f"{what}. {_WHY[kind]}", hint=_HINT[kind])
 
 
 def check_memory(tensor: Any, where: str, *others: Any) -> None:
@@ -120,12 +126,13 @@ def bump(tensor: Any) -> None:
         return
     version[0] += 1
     if len(version) == 1:
-        array = tensor.array
-        owner = array if array.base is None else array.base
+        owner = owner_of(tensor.array)
+        key = id(owner)
         try:
-            version.append(weakref.ref(owner))
+            version += weakref.ref(owner, lambda _: changes.pop(key, None)), key
         except TypeError:  # memory owned by a buffer that takes no weak reference
-            version.append(lambda: owner)
+            version += (lambda: owner), key
+    tape._last_change = changes[version[2]] = next(tape._sequence)
 
 
 def rebase(tensor: Any, backward: Any, inputs: list[Any], label: str) -> None:
@@ -133,7 +140,7 @@ def rebase(tensor: Any, backward: Any, inputs: list[Any], label: str) -> None:
     it on to its base.
     """
     node = tape.Node(backward, inputs)
-    node.label = label
+    node.label = "torch::autograd::CopySlices" if label == "CopySlices" else label
     attach(tensor, node)
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tensorlib import dtypes
-from tensorlib.autograd.tape import Grads, record, record_outputs, record_view, record_views, wrap
+from tensorlib.autograd.tape import (
+    Grads,
+    named,
+    record,
+    record_outputs,
+    record_view,
+    record_views,
+    wants,
+    wrap,
+)
 from tensorlib.device import Array
 from tensorlib.errors import (
     ArgumentError,
@@ -39,6 +48,7 @@ __all__ = [
     "floating",
     "half_in_single",
     "is_array",
+    "named",
     "not_for",
     "pair",
     "promoted",
@@ -52,6 +62,7 @@ __all__ = [
     "scalar_operand",
     "shape_of",
     "single",
+    "wants",
     "wrap",
 ]
 

@@ -26,6 +26,7 @@ from tensorlib.ops._common import (
     record,
     scalar_dtype,
     scalar_operand,
+    wants,
     wide,
     wrap,
 )
@@ -230,15 +231,20 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
             output = a * b
         except ValueError:
             raise differ("mul", a, b) from None
-        if a.dtype.kind == "c":
+        a = a if other._requires_grad or wants(other) else None
+        b = b if input._requires_grad or wants(input) else None
+        if output.dtype.kind == "c":
 
             def backward_complex(grad: Array) -> Grads:
-                return grad * np.conj(b), grad * np.conj(a)
+                return (
+                    None if b is None else grad * np.conj(b),
+                    None if a is None else grad * np.conj(a),
+                )
 
             return record(output, backward_complex, input, other)
 
         def backward(grad: Array) -> Grads:
-            return grad * b, grad * a
+            return None if b is None else grad * b, None if a is None else grad * a
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
@@ -278,10 +284,12 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
         except ValueError:
             raise differ("div", a, b) from None
 
+        a = a if other._requires_grad or wants(other) else None
+
         def backward(grad: Array) -> Grads:
             if b.dtype.kind == "c":
-                return grad / np.conj(b), -grad * np.conj((a / b) / b)
-            return grad / b, -grad * ((a / b) / b)
+                return grad / np.conj(b), None if a is None else -grad * np.conj((a / b) / b)
+            return grad / b, None if a is None else -grad * ((a / b) / b)
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
@@ -295,10 +303,10 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
         if other == 0:
             other = x.dtype.type(other)  # NumPy's zero gives inf where Python's raises
         output = x / other
-    divisor = other.conjugate() if isinstance(other, complex) else other
+    other = other.conjugate() if isinstance(other, complex) else other
 
     def backward_scalar(grad: Array) -> Grads:
-        return (grad / divisor,)
+        return (grad / other,)
 
     return record(output, backward_scalar, input)
 

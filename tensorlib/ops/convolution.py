@@ -18,7 +18,7 @@ from tensorlib.kernels.convolution import (
     output_size,
 )
 from tensorlib.ops import elementwise, shape
-from tensorlib.ops._common import Array, Grads, astype, check_dtype, conj, record, single
+from tensorlib.ops._common import Array, Grads, astype, check_dtype, conj, record, single, wants
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _forward(
     groups: int,
 ) -> Tensor:
     x, w = input.array, weight.array
-    want_x, want_w = input._requires_grad, weight._requires_grad
+    want_x, want_w = wants(input), wants(weight)
     output = conv_forward(x, w, stride, pads, dilation, groups)
     axes = (0, *range(2, x.ndim))
     flat = (1, -1) + (1,) * (x.ndim - 2)
@@ -228,7 +228,7 @@ def _input_grad(
 ) -> Tensor:
     """`conv_input_grad` as an operation: a transposed convolution."""
     g, w = grad.array, weight.array
-    want_g, want_w = grad._requires_grad, weight._requires_grad
+    want_g, want_w = wants(grad), wants(weight)
     output = conv_input_grad(g, w, size, stride, pads, dilation, groups)
 
     def conv_transpose2d(back: Array) -> Grads:

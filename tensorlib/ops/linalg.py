@@ -10,7 +10,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, dim_index, expect_tensor, record
+from tensorlib.ops._common import Array, Grads, dim_index, expect_tensor, named, record, wants
 from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
@@ -73,31 +73,34 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         raise ShapeError(
             "matmul", f"batch dimensions of {a.shape} and {b.shape} do not broadcast"
         ) from None
-    want_a, want_b = input._requires_grad, other._requires_grad
-    if a.ndim == 1 and b.ndim == 1:
+    m, n = a.ndim, b.ndim
+    a = a if other._requires_grad or wants(other) else None
+    b = b if input._requires_grad or wants(input) else None
+    if m == 1 and n == 1:
 
         def backward_dot(grad: Array) -> Grads:
-            return grad * _conj(b), grad * _conj(a)
+            left = None if b is None else grad * _conj(b)
+            return left, None if a is None else grad * _conj(a)
 
         return record(output, backward_dot, input, other)
 
     def backward(grad: Array) -> Grads:
         left = right = None
-        if a.ndim == 1:
-            if want_a:
+        if m == 1:
+            if b is not None:
                 left = (grad[..., None, :] @ _conj(_mT(b)))[..., 0, :]
-            if want_b:
+            if a is not None:
                 right = _conj(a)[:, None] * grad[..., None, :]
-        elif b.ndim == 1:
-            if want_a:
+        elif n == 1:
+            if b is not None:
                 left = grad[..., None] * _conj(b)
-            if want_b:
+            if a is not None:
                 right = (_conj(_mT(a)) @ grad[..., None])[..., 0]
         else:
-            if want_a:
+            if b is not None:
                 left = grad @ _conj(_mT(b))
-            if want_b:
-                if b.ndim == 2 and a.ndim > 2:
+            if a is not None:
+                if n == 2 and m > 2:
                     # one product instead of a batch of them that is then summed
                     rows = (math.prod(a.shape[:-1]), a.shape[-1])
                     right = _conj(a.reshape(rows).T) @ grad.reshape((rows[0], grad.shape[-1]))
@@ -137,7 +140,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
             "two 3D tensors of one batch size",
             hint="use matmul()",
         )
-    return _matmul(input, mat2)
+    return named(_matmul(input, mat2), "BmmBackward0")
 
 
 @takes_exact_out
@@ -363,7 +366,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"an input whose last size is in_features={w.shape[1]}",
             hint="flatten the input, or set in_features to its last size",
         )
-    want_x, want_w = input._requires_grad, weight._requires_grad
     columns = (-1, x.shape[-1]) if x.size else (math.prod(x.shape[:-1]), x.shape[-1])
     rows_out = (-1, w.shape[0]) if w.shape[0] else (columns[0], 0)
     half = x.dtype.char == "e"  # summed in single, rounded once
@@ -388,17 +390,20 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
                 ) from None
     if half:
         output = output.astype(x.dtype)
+    shape = x.shape
+    x = x if weight._requires_grad or wants(weight) else None
+    w = w if input._requires_grad or wants(input) else None
 
     def backward(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
-        left = (rows @ _conj(w)).reshape(x.shape) if want_x else None
-        right = rows.T @ _conj(x.reshape(columns)) if want_w else None
+        left = None if w is None else (rows @ _conj(w)).reshape(shape)
+        right = None if x is None else rows.T @ _conj(x.reshape(columns))
         return left, right, grad if bias_ndim != 1 else rows.sum(0)
 
     def backward_plain(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
-        left = (rows @ _conj(w)).reshape(x.shape) if want_x else None
-        return left, rows.T @ _conj(x.reshape(columns)) if want_w else None
+        left = None if w is None else (rows @ _conj(w)).reshape(shape)
+        return left, None if x is None else rows.T @ _conj(x.reshape(columns))
 
     if bias is None:
         return record(output, backward_plain, input, weight)

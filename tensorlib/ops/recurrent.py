@@ -17,7 +17,7 @@ from tensorlib.autograd import engine
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.kernels import recurrent as kernels
 from tensorlib.ops import activation, elementwise, linalg, shape
-from tensorlib.ops._common import Grads, astype, record_outputs, wrap
+from tensorlib.ops._common import Grads, astype, record_outputs, wants, wrap
 from tensorlib.ops.dropout import dropout as dropped
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _recorded(kind: str, sizes: Any, reverse: bool, inputs: Sequence[Any]) -> li
     else:
         found = kernels.rnn(*given, bias, bias_hh, relu, reverse)
     out, saved = found[0], found[count:]
-    needs = [t is not None and t._requires_grad for t in inputs]
+    needs = [t is not None and wants(t) for t in inputs]
     need = (needs[0], any(needs[count:]))
 
     def backward(grad: Any, *grads: Any) -> Grads:

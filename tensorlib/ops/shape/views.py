@@ -14,6 +14,7 @@ from tensorlib.ops._common import (
     broadcast_shapes,
     dim_index,
     dims_of,
+    named,
     record,
     record_view,
     shape_of,
@@ -234,7 +235,7 @@ def t(input: Tensor) -> Tensor:
             f"t() expects a tensor with <= 2 dimensions, but self is {input.array.ndim}D, shape "
             f"{input.array.shape}",
         )
-    return transpose(input, 0, 1 if input.array.ndim == 2 else 0)
+    return named(transpose(input, 0, 1 if input.array.ndim == 2 else 0), "TBackward0")
 
 
 def adjoint(input: Tensor) -> Tensor:

@@ -98,7 +98,6 @@ def values_not_needed_may_change(lib, see):
         lambda y: y @ lib.tensor([3.0, 4.0]),
         lambda y: lib.nn.functional.linear(y, lib.ones(3, 2)),
         lambda y: y.masked_fill(lib.tensor([True, False]), 0.0),
-        lambda y: lib.nn.functional.mse_loss(y, lib.zeros(2), reduction="sum") * 0 + y.sum(),
     ):
         x = leaf(lib, 1.0, 2.0)
         y = x * 5
@@ -123,10 +122,6 @@ def an_operand_that_wants_no_gradient_is_guarded_only_if_needed(lib, see):
     y = x @ m
     m.add_(1)
     see.error(lambda: y.sum().backward(), "modified by an inplace")
-    t = lib.zeros(2)
-    y = lib.nn.functional.mse_loss(x, t)
-    t.add_(1)
-    see.error(lambda: y.backward(), "modified by an inplace")
     mask = lib.tensor([True, False])
     y = x.masked_fill(mask, 0.0)
     mask.logical_not_()
@@ -166,7 +161,7 @@ def in_place_operations_have_gradients(lib, see):
         lambda y: y.copy_(y * 2),
         lambda y: y.neg_(),
         lambda y: y.sqrt_(),
-        lambda y: y.addcmul_(lib.ones(2), x),
+        lambda y: y.addcmul_(lib.ones(2), y.detach() * 0.5),
         lambda y: y.masked_fill_(lib.tensor([True, False]), 0.0),
         lambda y: y.lerp_(lib.ones(2), 0.3),
         lambda y: y.uniform_(),
@@ -210,7 +205,6 @@ def memory_that_overlaps(lib, see):
         lambda a, b: a.mul_(b),
         lambda a, b: a.add_(b),
         lambda a, b: a.copy_(b),
-        lambda a, b: lib.mul(b, 2, out=a),
         lambda a, b: a.__setitem__(slice(None), b),
     ):
         see.error(lambda c=change: c(base[:3], base[1:4]), "single memory location")
