@@ -5,7 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
+
 import tensorlib
+from tensorlib.autograd import record
 from tensorlib.nn import functional as F
 from tensorlib.nn import init
 from tensorlib.nn.module import Module
@@ -280,15 +283,38 @@ class LocalResponseNorm(Module):
 
 
 class CrossMapLRN2d(LocalResponseNorm):
-    """LocalResponseNorm over the channels at most (size - 1) / 2 away, in its oldest form."""
+    """The oldest form of LocalResponseNorm, for (N, C, H, W): as PyTorch's, its running sum keeps
+    the first channel, and its gradient looks at the channels before.
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
+        super().__init__(size, alpha, beta, k)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4:
             raise ValueError(f"CrossMapLRN2d: Expected input to be 4D, got {input.dim()}D instead.")
-        reach = (self.size - 1) // 2
-        padded = F.pad(input.square(), (0, 0, 0, 0, reach, reach))
-        energy = padded.unfold(1, 2 * reach + 1, 1).sum(-1)
-        return input * (energy * (self.alpha / self.size) + self.k).pow(-self.beta)
+        x, size, beta = input.array, self.size, self.beta
+        squares, channels, ahead = x * x, x.shape[1], (size - 1) // 2
+        energy = np.zeros_like(x)
+        running = squares[:, :ahead].sum(1)
+        for c in range(channels):
+            if c + ahead < channels:
+                running = running + squares[:, c + ahead]
+            if c > ahead + 1:
+                running = running - squares[:, c - ahead - 1]
+            energy[:, c] = running
+        scale = energy * (self.alpha / size) + self.k
+        factor = 2 * self.alpha * beta / size
+        output = x * scale**-beta
+
+        def cross_map_lrn2d(grad: Any) -> tuple[Any, ...]:
+            ratio = np.zeros((len(x), channels + size, *x.shape[2:]), x.dtype)
+            start = size - ahead
+            ratio[:, start : start + channels] = grad * output / scale
+            total = sum(ratio[:, i : i + channels] for i in range(size))
+            return (grad * scale**-beta - x * (factor * total),)
+
+        return record(output.astype(x.dtype), cross_map_lrn2d, input)
 
 
 class LayerNorm(_Affine):
