@@ -50,8 +50,15 @@ def _evaluate(
     return wrap(output.reshape(wide_x.shape))
 
 
+def _fused(a: Array, q: Array, c: Array) -> Array:
+    """`a * q - c`; in single precision rounded once, as by PyTorch's fused multiply-add."""
+    if a.dtype == np.float32:
+        return (a.astype(np.float64) * q - c).astype(np.float32)
+    return a * q - c
+
+
 def _double_step(x: Array, p: Array, q: Array, _: int) -> Array:
-    return (x + x) * q - p
+    return _fused(x + x, q, p)
 
 
 def _parity(degree: Array) -> Array:
@@ -199,7 +206,7 @@ def hermite_polynomial_h(input: Any, n: Any) -> Tensor:
     """Physicist's Hermite polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
-        return (x + x) * q - (2 * k - 2) * p
+        return _fused(x + x, q, (2 * k - 2) * p)
 
     return _hermite("hermite_polynomial_h", input, n, lambda x: x + x, step)
 
@@ -209,7 +216,7 @@ def hermite_polynomial_he(input: Any, n: Any) -> Tensor:
     """Probabilist's Hermite polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
-        return x * q - (k - 1) * p
+        return _fused(x, q, (k - 1) * p)
 
     return _hermite("hermite_polynomial_he", input, n, lambda x: x, step)
 
@@ -219,7 +226,7 @@ def laguerre_polynomial_l(input: Any, n: Any) -> Tensor:
     """Laguerre polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
-        return ((2 * k - 2 + (1 - x)) * q - (k - 1) * p) / k
+        return _fused(2 * k - 2 + (1 - x), q, (k - 1) * p) / k
 
     def fixed(x: Array, d: Array) -> list[tuple[Array, Array]]:
         return [(x == 0, np.ones(1, x.dtype))]
@@ -232,7 +239,7 @@ def legendre_polynomial_p(input: Any, n: Any) -> Tensor:
     """Legendre polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
-        return ((2 * k - 1) * x * q - (k - 1) * p) / k
+        return _fused((2 * k - 1) * x, q, (k - 1) * p) / k
 
     def fixed(x: Array, d: Array) -> list[tuple[Array, Array]]:
         return _at_ends(x, 1, _parity(d))

@@ -67,7 +67,7 @@ def scipy_special(name: str) -> Any:
 
 
 def real_input(where: str, input: Any, half: bool = True) -> Tensor:
-    """`input` as a real floating-point tensor; complex ones, and halves unless `half`, are refused."""
+    """`input` as a real floating-point tensor; complex ones (halves unless `half`) are refused."""
     expect_tensor(where, "input", input)
     kind = input.array.dtype
     if kind.kind == "c" or (not half and kind.char in "eE"):
@@ -291,6 +291,8 @@ polygamma_of.__name__ = "polygamma"
 @takes_out
 def mvlgamma(input: Tensor, p: int) -> Tensor:
     """Logarithm of the multivariate gamma function of dimension `p`."""
+    if input.array.dtype.kind == "b":
+        raise DTypeError("mvlgamma", "The input tensor may not be a boolean tensor")
     x = real_input("mvlgamma", input)
     if p < 1:
         raise ShapeError("mvlgamma", f"p={p}", "p has to be greater than or equal to 1")
@@ -302,12 +304,13 @@ def mvlgamma(input: Tensor, p: int) -> Tensor:
 
 def _expect_not_integer(where: str, *tensors: Any) -> None:
     for one in tensors:
-        expect_tensor(where, "other", one)
         if one.array.dtype.kind in "iub":
             raise DTypeError(where, f"not implemented for {one.dtype}", "floating point")
 
 
 def _gamma_share(where: str, input: Tensor, other: Tensor, lower: bool) -> Tensor:
+    expect_tensor(where, "input", input)
+    expect_tensor(where, "other", other)
     _expect_not_integer(where, input, other)
     a, b = real_pair(where, input, other)
     name = "gammainc" if lower else "gammaincc"
@@ -346,6 +349,7 @@ def igammac(input: Tensor, other: Tensor) -> Tensor:
 def _zeta(x: Any, q: Array) -> Array:
     found = scipy_special("zeta")(x, q)
     found = np.where((x < 1) | np.isnan(x), np.nan, found)
+    found = np.where(np.isnan(x) & (q <= 0) & (q == np.floor(q)), np.inf, found)
     return np.where((q == np.inf) & (x > 1), np.nan, found)
 
 
@@ -430,7 +434,6 @@ def sinc(input: Tensor) -> Tensor:
 
 
 def _log_sum(where: str, input: Tensor, other: Tensor, compute: Any, power: Any) -> Tensor:
-    expect_tensor(where, "other", other)
     input, other = promoted(input, other)
     if input.array.dtype.kind in "iub":
         raise not_for(where, input.array, "floating point")
@@ -457,12 +460,16 @@ def _log_add(x: Array, y: Array) -> Array:
 @takes_out
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """`log(exp(input) + exp(other))`."""
+    expect_tensor("logaddexp", "input", input)
+    expect_tensor("logaddexp", "other", other)
     return _log_sum("logaddexp", input, other, _log_add, elementwise.exp)
 
 
 @takes_out
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """`log2(2**input + 2**other)`."""
-    if "c" in (input.array.dtype.kind, getattr(other, "array", input.array).dtype.kind):
+    expect_tensor("logaddexp2", "input", input)
+    expect_tensor("logaddexp2", "other", other)
+    if "c" in (input.array.dtype.kind, other.array.dtype.kind):
         raise not_for("logaddexp2", input.array, "a real type")
     return _log_sum("logaddexp2", input, other, np.logaddexp2, elementwise.exp2)
