@@ -626,6 +626,33 @@ def test_init_equals_torchs(name):
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize(
+    "name", sorted({name.split()[0] for name in INITS} - {"ones_", "zeros_", "trunc_normal_"})
+)
+def test_old_names_warn_and_draw_the_same(name):
+    torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
+    arguments = {"constant_": (0.5,), "sparse_": (0.3,)}.get(name, ())
+    shape = (3, 3, 3) if name == "dirac_" else (4, 3)
+    results = []
+    for lib in (tensorlib, torch):
+        lib.manual_seed(2)
+        with pytest.warns(FutureWarning, match=f"nn.init.{name[:-1]}` is now deprecated"):
+            results.append(getattr(lib.nn.init, name[:-1])(lib.empty(shape), *arguments))
+    np.testing.assert_allclose(results[0].numpy(), results[1].numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["uniform_", "normal_", "kaiming_uniform_", "orthogonal_"])
+def test_draws_come_from_a_given_generator(name):
+    draw = getattr(nn.init, name)
+    stream = tensorlib.Generator()
+    before = tensorlib.get_rng_state().tolist()
+    first = draw(tensorlib.empty(4, 3), generator=stream.manual_seed(5)).tolist()
+    assert draw(tensorlib.empty(4, 3), generator=stream).tolist() != first
+    assert draw(tensorlib.empty(4, 3), generator=stream.manual_seed(5)).tolist() == first
+    assert tensorlib.get_rng_state().tolist() == before
+
+
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["linear", "conv2d", "sigmoid", "tanh", "relu", "selu"])
 def test_gains(name):
     torch = pytest.importorskip("torch")
