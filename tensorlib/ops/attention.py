@@ -95,7 +95,7 @@ def _check_attention(
             where, f"Expected query, key, and value to have the same dtype, but got {kinds}"
         )
     kind = query.array.dtype
-    if kind.kind != "f":
+    if kind.kind not in "fV":  # V: bfloat16
         raise DTypeError(where, f"not implemented for {dtypes.of(kind)}", "a floating-point dtype")
     shapes = {name: t.array.shape for name, t in given.items()}
     if min(map(len, shapes.values())) < 2:
@@ -155,7 +155,7 @@ def canonical_mask(
     if mask is None:
         return None
     kind = mask.array.dtype
-    if kind.kind not in "bf":
+    if kind.kind not in "bfV":  # V: bfloat16
         raise ExpectationError(
             name, f"only bool and floating types of {name} are supported, got {mask.dtype}"
         )
@@ -165,7 +165,7 @@ def canonical_mask(
             " Use same type for both instead.",
             stacklevel=3,
         )
-    if kind.kind == "f":
+    if kind.kind != "b":
         return mask
     return wrap(np.where(mask.array, -np.inf, 0).astype(like.array.dtype))
 
