@@ -64,9 +64,7 @@ def _decorated(function: F, exact: bool, distinct: bool = False) -> F:
             except AttributeError:
                 _refuse_others(function, args, kwargs)
                 raise
-        if distinct:
-            _expect_apart(function.__name__, out, args, kwargs)
-        return _into(out, function, exact, args, kwargs)
+        return _into(out, function, exact, distinct, args, kwargs)
 
     plain = inspect.signature(function)
     parameters = list(plain.parameters.values())
@@ -81,18 +79,23 @@ def _decorated(function: F, exact: bool, distinct: bool = False) -> F:
 _CODE = _decorated(lambda: None, False).__code__
 
 
-def _expect_apart(where: str, out: Any, args: Any, kwargs: Any) -> None:
-    if not hasattr(out, "array"):
-        return
-    expect_distinct(where, out.array)
+def _expect_apart(where: str, out: Any, made: Any, args: Any, kwargs: Any) -> None:
+    """Refuse an `out` whose memory, after resizing, is an argument's too."""
+    from tensorlib.ops.shape import storage_of
+
+    held = out.array if out.array.shape == made.shape else storage_of(out)
     for given in (*_tensors(args), *_tensors(kwargs.values())):
-        if given is out or np.may_share_memory(out.array, given.array):
-            raise ShapeError(
-                where,
-                "unsupported operation: some elements of the input tensor and the written-to "
-                f"tensor refer to a single memory location, out of shape {out.array.shape}",
-                hint="clone() the tensor before performing the operation",
-            )
+        if given is out or np.may_share_memory(held, given.array):
+            raise _overlap(where, out.array)
+
+
+def _overlap(where: str, target: Any) -> ShapeError:
+    return ShapeError(
+        where,
+        "unsupported operation: some elements of the input tensor and the written-to tensor refer "
+        f"to a single memory location, out of shape {target.shape}",
+        hint="clone() the tensor before performing the operation",
+    )
 
 
 def _refuse_others(function: Any, args: Any, kwargs: Any) -> None:
@@ -111,7 +114,7 @@ def _refuse_others(function: Any, args: Any, kwargs: Any) -> None:
             ) from None
 
 
-def _into(out: Any, function: Any, exact: bool, args: Any, kwargs: Any) -> Any:
+def _into(out: Any, function: Any, exact: bool, distinct: bool, args: Any, kwargs: Any) -> Any:
     where = function.__name__
     several = isinstance(out, tuple | list)
     outs = list(out) if several else [out]
@@ -139,6 +142,9 @@ def _into(out: Any, function: Any, exact: bool, args: Any, kwargs: Any) -> Any:
     inputs = [t.array for t in (*_tensors(args), *_tensors(kwargs.values()))]
     for one, made in zip(outs, results, strict=True):
         _check(where, one, made.array, exact)
+        if distinct:
+            expect_distinct(where, one.array)
+            _expect_apart(where, one, made.array, args, kwargs)
         _write(where, one, made.array, inputs)
     if not several:
         return out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -48,8 +49,56 @@ def lookup(path: str) -> Any:
         raise
 
 
+_shared: dict[Any, Any] | None = None
+
+
+@contextlib.contextmanager
+def sharing() -> Iterator[None]:
+    """Within it, what is one tensor or one memory in torch is one in tensorlib too."""
+    global _shared
+    _shared = {}
+    try:
+        yield
+    finally:
+        _shared = None
+
+
 def tensor(value: torch.Tensor) -> Any:
     """The same numbers with the same strides and flags in memory of its own."""
+    if _shared is None:
+        return _alone(value)
+    if id(value) not in _shared:
+        _shared[id(value)] = value, _beside(value)
+    return _shared[id(value)][1]
+
+
+def _beside(value: torch.Tensor) -> Any:
+    """As a part of the memory it shares with others, or could be extended into."""
+    if (
+        value.layout is not torch.strided
+        or value.dtype in (torch.bfloat16, torch.complex32)
+        or value.is_conj()
+        or value.is_neg()
+        or value.device.type != "cpu"
+        or not value.numel()
+    ):
+        return _alone(value)
+    memory = value.untyped_storage()
+    if memory.nbytes() < value.element_size():
+        raise Absent("a tensor whose memory an earlier refusal took away")
+    key = memory.data_ptr()
+    if key not in _shared:
+        flat = torch.empty(0, dtype=value.dtype).set_(memory).detach()
+        _shared[key] = memory, tensorlib.from_numpy(flat.numpy().copy())
+    whole = _shared[key][1]
+    if whole.dtype != dtype(value.dtype):
+        return _alone(value)
+    place = value.shape, value.stride(), value.storage_offset()
+    made = whole.as_strided(*place).detach()
+    return made.requires_grad_() if value.requires_grad else made
+
+
+def _alone(value: torch.Tensor) -> Any:
     plain = value.detach().resolve_conj().resolve_neg()
     if value.layout is not torch.strided:
         raise Absent(f"layout {value.layout}")

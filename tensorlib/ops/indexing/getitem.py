@@ -100,7 +100,7 @@ def index_array(item: Any) -> Any:
         return int(item)
     elif isinstance(item, list | tuple | range):
         item = np.asarray([i.array if hasattr(i, "array") else i for i in item])
-        if item.dtype.kind == "f" or item.size == 0:
+        if item.dtype.kind in "fV" or item.size == 0:
             item = item.astype(np.int64)
     elif isinstance(item, str):
         raise IndexTypeError("index", "new(): invalid data type 'str'")

@@ -192,6 +192,9 @@ def nonzero(input: Tensor, *, out: Tensor | None = None, as_tuple: bool = False)
     """Indices of the nonzero elements: one row each; `as_tuple`: one tensor per dimension."""
     if not as_tuple:
         return _nonzero(input) if out is None else _nonzero(input, out=out)  # type: ignore[call-arg]  # by takes_out
+    if out is not None:
+        expect_tensor("nonzero", "out", out)
+        raise ShapeError("nonzero", "nonzero does not support the out kwarg when as_tuple is True")
     from tensorlib.ops.shape import reshape, unbind
 
     return unbind(_nonzero(input if input.array.ndim else reshape(input, (1,))), 1)

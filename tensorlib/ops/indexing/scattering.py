@@ -361,7 +361,7 @@ def segment_reduce(
         raise ShapeError(where, f"unsupported reduction {reduce!r}", f"one of {list(_SEGMENT)}")
     if indices is not None:
         raise ShapeError(where, "indices based reduction is not supported yet")
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in "fV":
         raise DTypeError(where, f"not implemented for {dtypes.of(x.dtype)}", "floating point")
     place = dim_index(axis, x.ndim, where)
     if lengths is None and offsets is None:

@@ -43,7 +43,7 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
             f"can't assign a {type(value).__name__} to a tensor of {dtypes.of(x.dtype)}",
             "a Tensor or a number",
         )
-    recording = x.dtype.kind in "fc" and (
+    recording = x.dtype.kind in "fcV" and (
         tape.needs_grad(input) or (given is not None and tape.needs_grad(given))
     )
     described = []
