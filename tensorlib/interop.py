@@ -246,7 +246,7 @@ def _from_numbers(where: str, data: Any, kind: Any) -> Any:
             array = np.asarray(data)
         except ValueError:
             array = np.empty(0, object)  # rows of different lengths: named below
-        if array.dtype.kind in "bifc" and (array.dtype.kind != "f" or float in types):
+        if array.dtype.kind in "bifc" and (array.dtype.kind not in "fV" or float in types):
             wanted = kind or _default_of(array)
             return _narrowed(where, array, wanted)
     shape = _shape(where, data)
@@ -272,7 +272,7 @@ def _leaf_types(data: Any) -> set[type]:
 
 def _default_of(array: Any) -> Any:
     kind = array.dtype.kind
-    if kind == "f" or array.size == 0:
+    if kind in "fV" or array.size == 0:
         return dtypes.default_numpy()
     return dtypes.default_complex() if kind == "c" else array.dtype
 
@@ -384,10 +384,10 @@ def _leaf(where: str, value: Any, kind: Any) -> Any:
     if isinstance(value, complex) and kind.kind != "c":
         raise ArgumentError(where, "must be real number, not complex", f"dtype {dtypes.of(kind)}")
     if isinstance(value, bool | int | float | complex):
-        if kind.kind == "f" and isinstance(value, int):
+        if kind.kind in "fV" and isinstance(value, int):
             return float(value)
         return value
-    if kind.kind == "f" and hasattr(value, "__float__"):
+    if kind.kind in "fV" and hasattr(value, "__float__"):
         return float(value)
     if kind.kind in "iub" and hasattr(value, "__index__"):
         return value.__index__()

@@ -91,7 +91,7 @@ def watched(call: Any) -> Any:
         if state.check_nan:
             for place, value in enumerate(results):
                 array = getattr(value, "array", value)
-                if array is not None and array.dtype.kind in "fc" and np.isnan(array).any():
+                if array is not None and array.dtype.kind in "fcV" and np.isnan(array).any():
                     raise AutogradError(
                         name,
                         f"Function '{name}' returned nan values in its {place}th output; it was"

@@ -101,7 +101,7 @@ class _Replace:
                 if id(value) not in self.made:
                     self.made[id(value)] = self.dress(found(tape.as_array(value)))
                 return self.made[id(value)]
-            if value.dtype.kind in "fc" and self.node.smooth is None:
+            if value.dtype.kind in "fcV" and self.node.smooth is None:
                 raise UnsupportedError(
                     self.node.name(),
                     f"has no second derivative: its backward keeps the array {name!r}",
@@ -251,7 +251,7 @@ def _unsupported(what: str) -> UnsupportedError:
 
 def _dressed(value: Any) -> Any:
     if hasattr(value, "array"):
-        return Stand(value) if value.array.dtype.kind in "fc" else value.array
+        return Stand(value) if value.array.dtype.kind in "fcV" else value.array
     return value
 
 

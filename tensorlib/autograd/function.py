@@ -361,7 +361,7 @@ def _check_dirty(cls: Any, dirty: Any, outputs: Any, tensors: Any, recording: bo
 
 def _form(output: Any, ctx: FunctionCtx) -> Any:
     """Shape and dtype of an output that gets a gradient."""
-    if not hasattr(output, "array") or output.array.dtype.kind not in "fc":
+    if not hasattr(output, "array") or output.array.dtype.kind not in "fcV":
         return None
     if any(output is c for c in ctx._constant):
         return None
@@ -426,7 +426,7 @@ def once_differentiable(function: Callable[..., Any]) -> Callable[..., Any]:
             )
 
         def refused(value: Any) -> Any:
-            if not hasattr(value, "array") or value.array.dtype.kind not in "fc":
+            if not hasattr(value, "array") or value.array.dtype.kind not in "fcV":
                 return value
             return tape.record(value.array, refuse, *wants, smooth=refuse)
 

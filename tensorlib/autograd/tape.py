@@ -344,7 +344,7 @@ def record(
         for tensor in inputs:
             if (
                 tensor._requires_grad if tensor._base is None else tensor._sync()
-            ) and output.dtype.kind in "fc":
+            ) and output.dtype.kind in "fcV":
                 node = Node(backward, [_describe(t) for t in inputs], smooth, id(plain), version)
                 if _inferred and _only_inference(node):
                     break
@@ -370,7 +370,7 @@ def record_outputs(
         if _inferred and _only_inference(node):
             return results
         for index, result in enumerate(results):
-            if result.array.dtype.kind in "fc":
+            if result.array.dtype.kind in "fcV":
                 result._node = node.part(index)
                 result._requires_grad = True
                 node.results.append((id(result.array), index, result._counter, 0))

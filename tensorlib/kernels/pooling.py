@@ -33,7 +33,7 @@ def _max_grad_samples() -> list[tuple[Any, ...]]:
 
 
 def _lowest(dtype: Any) -> Any:
-    return -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+    return -np.inf if dtype.kind in "fV" else np.iinfo(dtype).min
 
 
 @kernel(_samples)

@@ -74,7 +74,7 @@ def astype(input: Tensor, dtype: Any) -> Tensor:
     """`input` with elements of NumPy type `dtype`; itself when it has it."""
     if input.array.dtype == dtype:
         return input
-    if input.array.dtype.kind == "f" and dtype.kind in "iu":
+    if input.array.dtype.kind in "fV" and dtype.kind in "iu":
         output = _float_to_int(input.array, dtype)
     elif input.array.dtype.kind == "c" and dtype.kind != "c":
         output = input.array.real.astype(dtype)
@@ -165,7 +165,7 @@ def conjugate(array: Any) -> Any:
 
 def wide(array: Any) -> Any:
     """float16 as float32, in which PyTorch computes it; others themselves."""
-    return array.astype(np.float32) if array.dtype.char == "e" else array
+    return array.astype(np.float32) if array.dtype.char in "eE" else array
 
 
 def is_array(value: Any) -> bool:
@@ -185,7 +185,7 @@ def expect_tensor(where: str, name: str, value: Any) -> None:
 
 def floating(input: Tensor) -> Tensor:
     """`input`, with integers and booleans converted to the default floating type."""
-    return input if input.array.dtype.kind in "fc" else astype(input, dtypes.default_numpy())
+    return input if input.array.dtype.kind in "fcV" else astype(input, dtypes.default_numpy())
 
 
 def promoted(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

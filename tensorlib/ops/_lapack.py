@@ -95,7 +95,7 @@ def permutation_matrix(pivots: Array, size: int, dtype: Any) -> Array:
 
 def cholesky(x: Array) -> tuple[Array, Array]:
     """The lower factor, and the order of the first minor that is not positive (or 0)."""
-    if x.dtype.kind in "fc" and x.size:
+    if x.dtype.kind in "fcV" and x.size:
         try:
             return np.linalg.cholesky(x), np.zeros(x.shape[:-2], np.int32)
         except np.linalg.LinAlgError:

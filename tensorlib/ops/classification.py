@@ -170,7 +170,7 @@ def cross_entropy(
         raise ShapeError(
             "cross_entropy", f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}"
         )
-    if target.array.shape == input.array.shape and target.array.dtype.kind == "f":
+    if target.array.shape == input.array.shape and target.array.dtype.kind in "fV":
         if ignore_index >= 0:
             raise ShapeError(
                 "cross_entropy",

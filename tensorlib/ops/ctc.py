@@ -61,7 +61,7 @@ def _integers(value: Any) -> Array:
 def _labels(probs: Array, targets: Array, lengths: Array, sizes: Array, blank: int) -> Array:
     """[N, 2 S + 1] with blanks around every label (and after the end of shorter ones)."""
     steps, batch, classes = probs.shape
-    if probs.dtype.kind != "f":
+    if probs.dtype.kind not in "fV":
         raise DTypeError(
             "ctc_loss", f"not implemented for {dtypes.of(probs.dtype)}", "log-probabilities"
         )

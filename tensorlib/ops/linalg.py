@@ -40,7 +40,7 @@ def same_dtype(where: str, a: Array, b: Array) -> None:
 
 def product(a: Array, b: Array) -> Array:
     """`a @ b`, half precision summed in single."""
-    if a.dtype.char == "e":
+    if a.dtype.char in "eE":
         return (a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype)
     return a @ b
 
@@ -68,7 +68,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
             hint="transpose one of them with .mT, or check the layer's in_features",
         )
     try:
-        output = a @ b if a.dtype.char != "e" else product(a, b)
+        output = a @ b if a.dtype.char not in "eE" else product(a, b)
     except ValueError:
         raise ShapeError(
             "matmul", f"batch dimensions of {a.shape} and {b.shape} do not broadcast"
@@ -180,7 +180,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """Sums of products along `dim`, the first factor conjugated."""
     expect_tensor("linalg.vecdot", "y", y)
     for one in (x.array, y.array):
-        if one.dtype.kind not in "fc":
+        if one.dtype.kind not in "fcV":
             raise DTypeError(
                 "linalg.vecdot",
                 f"Expected a floating point or complex tensor as input. Got {dtypes.of(one.dtype)}",
@@ -239,7 +239,7 @@ def addbmm(
     """`beta * input + alpha * sum(batch1 @ batch2)` over the batch."""
     a, b = _operands("addbmm", batch1, batch2, 3, 3)
     n, rows, k = a.array.shape
-    if input.array.dtype.char == "e" and n > 1:  # rounded after each product, as PyTorch's
+    if input.array.dtype.char in "eE" and n > 1:  # rounded after each product, as PyTorch's
         for i in range(n):
             input = _add_product(
                 "addbmm", input, shape.select(a, 0, i), shape.select(b, 0, i), beta, alpha
@@ -261,8 +261,8 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
     _check_scalars("addr", kind, beta, alpha)
     if kind.kind == "b":
         beta, alpha = bool(beta), bool(alpha)
-    if kind.char == "e":  # scales rounded as the operands are
-        beta, alpha = float(np.float16(beta)), float(np.float16(alpha))
+    if kind.char in "eE":  # scales rounded as the operands are
+        beta, alpha = float(kind.type(beta)), float(kind.type(alpha))
     result = direct(outer)(vec1 if alpha == 1 else elementwise.mul(vec1, alpha), vec2)
     _check_input("addr", input, result.array.shape)
     if beta == 0:
@@ -323,7 +323,7 @@ def _add_product(
         beta, alpha = int(beta), int(alpha)
     if not isinstance(beta, int | float | complex) or not isinstance(alpha, int | float | complex):
         raise ArgumentError(where, f"beta={beta!r}, alpha={alpha!r}", "two numbers")
-    half = a.dtype.char == "e"  # summed in single, rounded once
+    half = a.dtype.char in "eE"  # summed in single, rounded once
     output = a.astype(np.float32) @ b.astype(np.float32) if half else a @ b
     if alpha != 1:
         output = output * alpha
@@ -368,7 +368,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     columns = (-1, x.shape[-1]) if x.size else (math.prod(x.shape[:-1]), x.shape[-1])
     rows_out = (-1, w.shape[0]) if w.shape[0] else (columns[0], 0)
-    half = x.dtype.char == "e"  # summed in single, rounded once
+    half = x.dtype.char in "eE"  # summed in single, rounded once
     left, right = (x.astype(np.float32), w.astype(np.float32)) if half else (x, w)
     output = (
         left @ right.T

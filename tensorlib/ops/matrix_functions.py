@@ -138,7 +138,7 @@ def matrix_exp(A: Tensor) -> Tensor:
     """
     where = "linalg.matrix_exp"
     x = A.array
-    if x.dtype.char != "e":
+    if x.dtype.char not in "eE":
         check_float(where, x)
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
         raise ShapeError(where, f"A must be batches of square matrices, but they are {x.shape}")
@@ -146,7 +146,7 @@ def matrix_exp(A: Tensor) -> Tensor:
     if x.size:
         from scipy.linalg import expm
 
-        output = expm(x.astype(np.float32) if x.dtype.char == "e" else x).astype(x.dtype)
+        output = expm(x.astype(np.float32) if x.dtype.char in "eE" else x).astype(x.dtype)
     n = x.shape[-1]
 
     def formula(grad: Tensor, _: Tensor, A: Tensor) -> Sequence[Tensor]:
@@ -164,7 +164,7 @@ def matrix_exp(A: Tensor) -> Tensor:
 def linalg_vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """`torch.linalg.vander`: powers 0 to N-1 of each element, in a new last dimension."""
     where = "linalg.vander"
-    if x.array.dtype.kind == "b" or x.array.dtype.char == "e":
+    if x.array.dtype.kind == "b" or x.array.dtype.char in "eE":
         raise DTypeError(
             where, f"supports floating point, complex, and integer tensors, but got {x.dtype}"
         )

@@ -41,7 +41,7 @@ def vector_norm(
     where = "linalg.vector_norm"
     x = input if dtype is None else _widened(where, input, dtype)
     a = x.array
-    if a.dtype.kind not in "fc":
+    if a.dtype.kind not in "fcV":
         raise DTypeError(
             where,
             f"Expected a floating point or complex tensor as input. Got {dtypes.of(a.dtype)}",
@@ -64,7 +64,7 @@ def vector_norm(
 def _widened(where: str, input: Tensor, dtype: Any) -> Tensor:
     """`input` in the type `dtype` for the norm, which must not lose anything."""
     kind, given = dtypes.numpy_dtype(dtype, where), input.array.dtype
-    if kind.kind not in "fc" or (given.kind == "c") != (kind.kind == "c"):
+    if kind.kind not in "fcV" or (given.kind == "c") != (kind.kind == "c"):
         raise DTypeError(where, f"dtype={dtype} for an input of {input.dtype}", "one of its kind")
     if dtypes.promote_numpy(given, kind) != kind:
         raise DTypeError(
@@ -75,12 +75,12 @@ def _widened(where: str, input: Tensor, dtype: Any) -> Tensor:
 
 def _single(a: Array) -> Array:
     """Half precision is summed in single."""
-    return a.astype(np.float32) if a.dtype.char == "e" else a
+    return a.astype(np.float32) if a.dtype.char in "eE" else a
 
 
 def _euclidean(input: Tensor, axis: Any, keepdim: bool) -> Tensor:
     x = input.array
-    if x.dtype.char == "e" or x.dtype.kind == "c":
+    if x.dtype.char in "eE" or x.dtype.kind == "c":
         return _power_norm(input, 2.0, axis, keepdim)
     output = np.sqrt((x * x).sum(axis=axis, keepdims=keepdim))
 
@@ -176,7 +176,7 @@ def matrix_norm(
         raise ShapeError(where, f"dim={dim!r}", "a tuple of two dimensions")
     if A.array.ndim < 2:
         raise ShapeError(where, f"A has {A.array.ndim} dimensions", "at least 2 dimensions")
-    if A.array.dtype.kind not in "fc":
+    if A.array.dtype.kind not in "fcV":
         raise DTypeError(where, f"Expected a floating point or complex tensor, got {A.dtype}")
     a, b = dims_of(dim, A.array.ndim, where)
     if ord == "fro":
@@ -292,7 +292,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """`input` with each slice along `dim` scaled down to the norm `maxnorm` where it is larger."""
     x = input.array
-    if x.dtype.kind not in "fc":
+    if x.dtype.kind not in "fcV":
         raise DTypeError("renorm", f"not implemented for {input.dtype}", "floating point")
     if isinstance(p, complex) or not p > 0:
         raise ShapeError("renorm", f"p={p}", "a positive number")
@@ -302,7 +302,7 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
         raise ShapeError("renorm", f"input has {x.ndim} dimensions", "at least 2 dimensions")
     axis = dim_index(dim, x.ndim, "renorm")
     rest = tuple(i for i in range(x.ndim) if i != axis)
-    half = x.dtype.char == "e"
+    half = x.dtype.char in "eE"
     wide = elementwise.cast(input, dtypes.float32) if half else input
     size = direct(vector_norm)(wide, p, rest, True)
     scale = elementwise.rdiv(elementwise.add(size, 1e-7), maxnorm)

@@ -281,7 +281,7 @@ def rms_norm(
         )
     if weight is not None and weight.array.shape != sizes:
         raise ShapeError("rms_norm", f"weight has shape {weight.array.shape}", f"{sizes}")
-    limit = np.finfo(input.array.dtype).eps.item() if eps is None else eps
+    limit = dtypes.float_info(input.array.dtype).eps.item() if eps is None else eps
     size = reduction.mean(elementwise.square(input), tuple(range(-n, 0)), True)
     result = elementwise.mul(input, elementwise.rsqrt(elementwise.add(size, limit)))
     return result if weight is None else elementwise.mul(result, weight)

@@ -219,7 +219,7 @@ def _average(
     batch, finish = _batched(where, input, spatial, "fi")
     x = batch.array
     if (x.dtype.kind == "i" and x.dtype.itemsize < 8) or (
-        spatial == 3 and input.array.dtype.char == "e"
+        spatial == 3 and input.array.dtype.char in "eE"
     ):
         raise not_for(where, input.array, "a type PyTorch averages")
     k, s, pads, d, sizes = _geometry(where, x, kernel_size, stride, padding, 1, ceil_mode, spatial)

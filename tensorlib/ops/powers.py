@@ -27,7 +27,7 @@ from tensorlib.ops._common import (
     wide,
 )
 from tensorlib.ops.arithmetic import InvalidDivision, mul
-from tensorlib.ops.out import takes_exact_out, takes_out
+from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -115,7 +115,7 @@ def _power(x: Array, exponent: Any) -> Any:
     """`x ** exponent` by multiplication where that is the same, as PyTorch does."""
     if exponent == 2:
         return np.square(x)
-    if x.dtype.kind in "fc":
+    if x.dtype.kind in "fcV":
         if exponent == 0.5:
             return np.sqrt(x)
         if exponent == 3:
@@ -132,7 +132,9 @@ def _power(x: Array, exponent: Any) -> Any:
 
 
 def rpow(input: Tensor, other: Any) -> Tensor:
-    """`other ** input` of a number `other`."""
+    """`other ** input`."""
+    if hasattr(other, "array"):
+        return direct(pow)(other, input)
     input = scalar_operand(input, other, "pow")
     x = input.array
     check_dtype("pow", x, "iufc", "numbers")

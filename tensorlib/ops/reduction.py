@@ -78,8 +78,8 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
 
 def summed(x: Any, axis: Any, keepdim: bool, kind: Any = None) -> Any:
     """A sum as PyTorch makes it: float16 adds up in float32."""
-    if kind is None and x.dtype.char == "e":
-        return x.sum(axis=axis, keepdims=keepdim, dtype=np.float32).astype(np.float16)
+    if kind is None and x.dtype.char in "eE":
+        return x.sum(axis=axis, keepdims=keepdim, dtype=np.float32).astype(x.dtype)
     return x.sum(axis=axis, keepdims=keepdim, dtype=kind or x.dtype)
 
 
@@ -101,7 +101,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
 
 def _to_mean(where: str, input: Tensor, dtype: Any) -> Tensor:
     input = _to(input, dtype)
-    if input.array.dtype.kind not in "fc":
+    if input.array.dtype.kind not in "fcV":
         raise DTypeError(
             where,
             "could not infer output dtype, input dtype must be either a floating point or complex "
@@ -122,7 +122,7 @@ def _count(shape: tuple[int, ...], axis: Any) -> int:
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Sum with NaN taken as zero."""
     check_dtype("nansum", input.array, "biuf", "real numbers")
-    if input.array.dtype.kind != "f":
+    if input.array.dtype.kind not in "fV":
         return sum(input, dim, keepdim, dtype=dtype)
     x = (input := _to(input, dtype)).array
     axis = reducer_dims(dim, x.ndim, "nansum")

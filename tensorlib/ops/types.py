@@ -32,7 +32,8 @@ def accepts(kinds: str, half: str = "widen") -> Callable[[F], F]:
                 expect_tensor(name, "input", input)
                 raise
             if given.char not in "eE" or half != "widen":
-                if given.kind not in kinds or (given.char == "e" and half == "refuse"):
+                kind = "f" if given.kind == "V" else given.kind
+                if kind not in kinds or (given.char in "eE" and half == "refuse"):
                     raise not_for(name, input.array, expected)
                 return op(input, *args, **kwargs)
             wide = [single(a) if hasattr(a, "array") else a for a in args]

@@ -93,7 +93,7 @@ class Adafactor(Rule):
             if group["maximize"]:
                 g = -g
             size = max(smallest, _norm(x) / x.size**0.5) * min(lr, 1 / step**0.5)
-            wide = np.empty_like(x, dtype=np.float32) if x.dtype == np.float16 else np.empty_like(x)
+            wide = np.empty_like(x, dtype=np.float32) if x.dtype.char in "eE" else np.empty_like(x)
             if decay:
                 mul_(x, 1 - lr * decay, wide)
             update = _second_moment(state, g, step ** group["beta2_decay"], least)
@@ -124,9 +124,9 @@ def _second_moment(state: State, g: Array, weight: float, least: float) -> Array
 
 
 def _like(array: Array) -> Array:
-    return np.empty_like(array, dtype=np.float32 if array.dtype == np.float16 else array.dtype)
+    return np.empty_like(array, dtype=np.float32 if array.dtype.char in "eE" else array.dtype)
 
 
 def _norm(array: Array) -> float:
-    wide = array.astype(np.float32) if array.dtype == np.float16 else array
+    wide = array.astype(np.float32) if array.dtype.char in "eE" else array
     return array.dtype.type(np.linalg.norm(wide)).item()  # type: ignore[no-any-return]

@@ -35,7 +35,7 @@ def shift_(x: Array, value: Number) -> None:
 def add_(x: Array, y: Array, alpha: Number, work: Array, out: Array | None = None) -> None:
     """x += alpha · y, or out = x + alpha · y; alpha is rounded to the dtype of x."""
     np.multiply(y, x.dtype.type(alpha), work, dtype=work.dtype)
-    if x.size < 32 and x.dtype.char == "e":  # torch's loop for what fills no vector rounds twice
+    if x.size < 32 and x.dtype.char in "eE":  # torch's loop for what fills no vector rounds twice
         work[...] = work.astype(x.dtype)
     np.add(x, work, x if out is None else out)
 

@@ -171,7 +171,7 @@ class Rule(Optimizer):
                     f" devices, but got {param.device}; tensorlib captures no graphs."
                     " Hint: leave capturable at False."
                 )
-            if group.get("fused") and param.array.dtype.kind != "f":
+            if group.get("fused") and param.array.dtype.kind not in "fV":
                 raise AutogradError(
                     where,
                     "`fused=True` requires all the params to be floating point Tensors of"
@@ -184,7 +184,7 @@ class Rule(Optimizer):
 
 
 def _scratch(x: Array, shape: tuple[int, ...]) -> Scratch:
-    wide = np.dtype(np.float32) if x.dtype == np.float16 else x.dtype
+    wide = np.dtype(np.float32) if x.dtype.char in "eE" else x.dtype
     w = np.empty_like(x, dtype=wide, shape=shape)
     t, u, v = (np.empty_like(x, shape=shape) for _ in range(3))
     return w, t, u, v

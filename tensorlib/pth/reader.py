@@ -294,7 +294,7 @@ class _Storages:
                     f"{self.where}: a tensor belongs on {target!r}, which is not here ({error})."
                     " Hint: load(path, map_location='cpu')."
                 ) from error
-        if requires_grad and array.dtype.kind not in "fc":
+        if requires_grad and array.dtype.kind not in "fcV":
             raise BadPickle(f"a tensor of {array.dtype} requires grad")
         return tensor.requires_grad_() if requires_grad else tensor
 
@@ -336,6 +336,6 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any) -> Tensor:
 
     if not isinstance(data, Tensor) or hooks:
         raise RefusedPickle("refuses a parameter with hooks or without a tensor")
-    if requires_grad and data.array.dtype.kind not in "fc":
+    if requires_grad and data.array.dtype.kind not in "fcV":
         raise BadPickle(f"a parameter of {data.dtype} requires grad")
     return Parameter(data, bool(requires_grad))
