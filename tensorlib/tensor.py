@@ -26,7 +26,6 @@ from tensorlib.errors import (
     DTypeError,
     InvalidValueError,
     ShapeError,
-    UnsupportedError,
 )
 from tensorlib.ops import (
     activation,
@@ -220,7 +219,7 @@ class Tensor:
                 " allowed",
                 hint="clone() it first",
             )
-        if requires_grad and self.array.dtype.kind not in "fc":
+        if requires_grad and self.array.dtype.kind not in "fcV":
             raise DTypeError(
                 "requires_grad_",
                 f"only Tensors of floating point and complex dtype can require gradients, got "
@@ -283,7 +282,7 @@ class Tensor:
             raise ArgumentError(
                 "data", f"Variable data has to be a tensor, but got {type(value).__name__}"
             )
-        if self._requires_grad and value.array.dtype.kind not in "fc":
+        if self._requires_grad and value.array.dtype.kind not in "fcV":
             raise AutogradError(
                 "data",
                 "data set to a tensor that requires gradients must be floating point or complex"
@@ -373,7 +372,13 @@ class Tensor:
     # -- leaving tensorlib -------------------------------------------------------------------------
 
     def numpy(self, *, force: _bool = False) -> Any:
-        """The array itself, sharing memory; `force` detaches and copies from a GPU."""
+        """The array itself, sharing memory; `force` detaches and copies from a GPU. bfloat16, which
+        NumPy does not know, is refused (TypeError).
+        """
+        if self.array.dtype.kind == "V":
+            raise ArgumentError(
+                "numpy", "Got unsupported ScalarType BFloat16", hint="use tensor.float() first"
+            )
         if force:
             return to_host(self.array)
         if self.requires_grad:
@@ -556,12 +561,8 @@ class Tensor:
         return elementwise.cast(self, dtypes.float16)
 
     def bfloat16(self) -> Tensor:
-        """Refused: NumPy has no bfloat16."""
-        raise UnsupportedError(
-            "bfloat16",
-            "bfloat16 is not supported: NumPy has no such type",
-            hint="use float32 or half()",
-        )
+        """As bfloat16."""
+        return elementwise.cast(self, dtypes.bfloat16)
 
     def long(self) -> Tensor:
         """As int64."""
@@ -638,10 +639,11 @@ class Tensor:
     random_, bernoulli_ = draws.random_, draws.bernoulli_
     bernoulli, multinomial = direct(sampling.bernoulli), direct(sampling.multinomial)
 
-    add = __add__ = __radd__ = elementwise.add
+    add = __add__ = elementwise.add
+    __radd__, __rmul__ = elementwise.radd, elementwise.rmul
     sub = subtract = __sub__ = elementwise.sub
     rsub = __rsub__ = elementwise.rsub
-    mul = multiply = __mul__ = __rmul__ = elementwise.mul
+    mul = multiply = __mul__ = elementwise.mul
     div = divide = __truediv__ = __div__ = elementwise.div
     true_divide = elementwise.true_divide
     __rtruediv__ = __rdiv__ = elementwise.rdiv
@@ -689,9 +691,14 @@ class Tensor:
     logical_and, logical_or = elementwise.logical_and, elementwise.logical_or
     logical_xor = elementwise.logical_xor
     logical_not = elementwise.logical_not
-    bitwise_and = __and__ = __rand__ = elementwise.bitwise_and
-    bitwise_or = __or__ = __ror__ = elementwise.bitwise_or
-    bitwise_xor = __xor__ = __rxor__ = elementwise.bitwise_xor
+    bitwise_and = __and__ = elementwise.bitwise_and
+    bitwise_or = __or__ = elementwise.bitwise_or
+    bitwise_xor = __xor__ = elementwise.bitwise_xor
+    __rand__ = elementwise.reversed_bits(elementwise.bitwise_and)
+    __ror__ = elementwise.reversed_bits(elementwise.bitwise_or)
+    __rxor__ = elementwise.reversed_bits(elementwise.bitwise_xor)
+    __rlshift__ = elementwise.reversed_bits(elementwise.bitwise_left_shift)
+    __rrshift__ = elementwise.reversed_bits(elementwise.bitwise_right_shift)
     bitwise_not, __invert__ = elementwise.bitwise_not, elementwise.invert
     bitwise_left_shift = __lshift__ = elementwise.bitwise_left_shift
     bitwise_right_shift = __rshift__ = elementwise.bitwise_right_shift
@@ -797,7 +804,8 @@ class Tensor:
     mul_, div_ = _inplace(elementwise.mul, np.multiply), _inplace(elementwise.div, np.true_divide)
     subtract_, multiply_, divide_, true_divide_ = sub_, mul_, div_, _inplace(true_divide)
     floor_divide_, remainder_, fmod_ = _inplace(floor_divide), _inplace(remainder), _inplace(fmod)
-    pow_, neg_, abs_, square_ = _inplace(pow), _inplace(neg), _inplace(abs), _inplace(square)
+    pow_, neg_, square_ = _inplace(pow), _inplace(neg), _inplace(square)
+    abs_ = _inplace(elementwise.abs_same)
     negative_, absolute_ = neg_, abs_
     float_power_ = _inplace(elementwise.float_power_same)
     copysign_, ldexp_, hypot_ = _inplace(copysign), _inplace(ldexp), _inplace(hypot)
@@ -876,12 +884,6 @@ class Tensor:
 
     def __rfloordiv__(self, other: Any) -> Tensor:
         return direct(elementwise.floor_divide)(other, self)
-
-    def __rlshift__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_left_shift(other, self)
-
-    def __rrshift__(self, other: Any) -> Tensor:
-        return elementwise.bitwise_right_shift(other, self)
 
     def __rmatmul__(self, other: Any) -> Tensor:
         return linalg.matmul(interop.as_tensor(other), self)

@@ -262,11 +262,12 @@ def _cast(value: Any, dtype: Any) -> Any:
 def unbroadcast(value: Any, shape: tuple[int, ...]) -> Any:
     """Sum `value` over the dimensions that broadcasting added or stretched."""
     extra = value.ndim - len(shape)
+    total = np.float32 if value.dtype.char in "eE" else None  # float16 adds up in float32
     if extra > 0:
-        value = value.sum(axis=tuple(range(extra)))
+        value = value.sum(axis=tuple(range(extra)), dtype=total)
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and value.shape[i] != 1)
     if stretched:
-        value = value.sum(axis=stretched, keepdims=True)
+        value = value.sum(axis=stretched, keepdims=True, dtype=total)
     if value.shape != shape:
         value = np.broadcast_to(value, shape) if value.ndim == 0 else value.reshape(shape)
     return tape.as_array(value)

@@ -30,7 +30,8 @@ from tensorlib.ops._common import (
     wide,
     wrap,
 )
-from tensorlib.ops.out import takes_out
+from tensorlib.ops._formula import underivable
+from tensorlib.ops.out import direct, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -64,7 +65,7 @@ def with_number(
     """
     input = scalar_operand(input, other, where)
     x = input.array
-    if x.dtype.char == "e":
+    if x.dtype.char in "eE":
         return input, function(x.astype(np.float32), np.float32(other)).astype(x.dtype)
     return input, function(x, np.asarray(other).astype(x.dtype))
 
@@ -140,6 +141,13 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     return record(output, backward_scalar, input)
 
 
+def radd(input: Tensor, other: Tensor | Number) -> Tensor:
+    """`other + input`."""
+    if not hasattr(input, "array"):
+        expect_tensor("__radd__", "input", input)
+    return direct(add)(input, other)
+
+
 @takes_out
 def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`input - alpha * other`, broadcast, in the promoted type."""
@@ -193,6 +201,8 @@ def _no_bool(where: str, *operands: Any) -> None:
 
 def rsub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`other - alpha * input`."""
+    if not hasattr(input, "array"):
+        expect_tensor("rsub", "input", input)
     if hasattr(other, "array"):
         if TYPE_CHECKING:
             assert isinstance(other, Tensor)
@@ -262,6 +272,13 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
     return record(output, backward_scalar, input)
 
 
+def rmul(input: Tensor, other: Tensor | Number) -> Tensor:
+    """`other * input`."""
+    if not hasattr(input, "array"):
+        expect_tensor("__rmul__", "input", input)
+    return direct(mul)(input, other)
+
+
 @takes_out
 def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = None) -> Tensor:
     """`input / other`; `rounding_mode` "trunc" or "floor" rounds the quotient and keeps integer
@@ -275,7 +292,7 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
         if not hasattr(input, "array"):
             return rdiv(other, input)
         a, b = input.array, other.array
-        if a.dtype != b.dtype or a.dtype.kind not in "fc":
+        if a.dtype != b.dtype or a.dtype.kind not in "fcV":
             input, other = promoted(input, other)
             input, other = floating(input), floating(other)
             a, b = input.array, other.array
@@ -319,13 +336,9 @@ def true_divide(input: Tensor, other: Tensor | Number) -> Tensor:
 
 def rdiv(input: Tensor, other: Tensor | Number) -> Tensor:
     """`other / input`."""
-    if hasattr(other, "array"):
-        if TYPE_CHECKING:
-            assert isinstance(other, Tensor)
-        return div(other, input)
     from tensorlib.ops.powers import reciprocal
 
-    return mul(reciprocal(input), other)
+    return mul(direct(reciprocal)(input), other)
 
 
 def _rounded_div(input: Any, other: Any, rounding_mode: str, where: str) -> Tensor:
@@ -340,9 +353,9 @@ def _rounded_div(input: Any, other: Any, rounding_mode: str, where: str) -> Tens
     try:
         if rounding_mode == "floor":
             output = np.floor_divide(a, b)
-            if a.dtype.kind == "f":
+            if a.dtype.kind in "fV":
                 output = np.where(b == 0, a / b, output)
-        elif a.dtype.kind == "f":
+        elif a.dtype.kind in "fV":
             output = np.trunc(a / b)
         else:
             output = np.floor_divide(a, b)
@@ -364,8 +377,10 @@ def _check_divisor(where: str, b: Array) -> None:
 
 @takes_out
 def floor_divide(input: Tensor, other: Tensor | Number) -> Tensor:
-    """The quotient rounded down; it passes no gradient."""
-    return wrap(_rounded_div(input, other, "floor", "floor_divide").array)
+    """The quotient rounded down; its derivative is not implemented."""
+    made = _rounded_div(input, other, "floor", "floor_divide")
+    inputs: list[Any] = [t for t in (input, other) if hasattr(t, "array")]
+    return underivable(made.array, *inputs, name="floor_divide")
 
 
 @takes_out

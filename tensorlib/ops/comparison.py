@@ -186,7 +186,7 @@ def expect_number(where: str, value: Any) -> None:
 
 
 def _limit(where: str, value: Any, dtype: Any) -> Any:
-    if dtype.kind != "f" and not np.can_cast(np.min_scalar_type(value), dtype, "unsafe"):
+    if dtype.kind not in "fV" and not np.can_cast(np.min_scalar_type(value), dtype, "unsafe"):
         raise InvalidComparison(where, f"{value} cannot be converted to {dtypes.of(dtype)}")
     if dtype.kind in "iu" and value > np.iinfo(dtype).max:
         raise InvalidComparison(where, f"{value} does not fit {dtypes.of(dtype)}")
@@ -197,7 +197,7 @@ def _clamp_tensors(input: Tensor, min: Any, max: Any) -> Tensor:
     bounds = [b for b in (min, max) if b is not None]
     common = common_dtype(input.array, *(b.array for b in bounds))
     x = (input := astype(input, common)).array
-    check_dtype("clamp", x, "biuf", "real numbers")
+    check_dtype("clamp", x, "iuf" if len(bounds) == 2 else "biuf", "real numbers")
     bounds = [astype(b, common) for b in bounds]
     low = bounds[0].array if min is not None else None
     high = bounds[-1].array if max is not None else None
@@ -225,12 +225,16 @@ def _clamp_tensors(input: Tensor, min: Any, max: Any) -> Tensor:
 @takes_out
 def clamp_min(input: Tensor, min: Tensor | Number) -> Tensor:
     """`clamp(input, min=min)`."""
+    if min is None:
+        raise ArgumentError("clamp_min", "argument 'min' is None", "a Tensor or a number")
     return clamp(input, min=min)
 
 
 @takes_out
 def clamp_max(input: Tensor, max: Tensor | Number) -> Tensor:
     """`clamp(input, max=max)`."""
+    if max is None:
+        raise ArgumentError("clamp_max", "argument 'max' is None", "a Tensor or a number")
     return clamp(input, max=max)
 
 
@@ -282,6 +286,7 @@ def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> Tensor:
     """`|input - other| <= atol + rtol * |other|`."""
+    expect_tensor("isclose", "input", input)
     expect_tensor("isclose", "other", other)
     a, b = input.array, other.array
     if a.dtype != b.dtype:
@@ -293,7 +298,7 @@ def isclose(
             raise InvalidComparison("isclose", f"{name}={value}", "at least zero")
     try:
         close = a == b
-        if equal_nan and a.dtype.kind in "fc":
+        if equal_nan and a.dtype.kind in "fcV":
             close = close | (np.isnan(a) & np.isnan(b))
         if rtol or atol:
             if a.dtype.kind in "iub":

@@ -129,7 +129,7 @@ def _running(input: Tensor, dim: int, better: Any, where: str) -> tuple[Tensor, 
     shape = [1] * x.ndim
     shape[axis] = -1
     places = np.arange(x.shape[axis]).reshape(shape)
-    hit = better(x, values) | (np.isnan(x) if x.dtype.kind == "f" else False)
+    hit = better(x, values) | (np.isnan(x) if x.dtype.kind in "fV" else False)
     indices = wrap(np.maximum.accumulate(np.where(hit, places, 0), axis=axis))
     return gather(input, axis, indices), indices
 
@@ -154,10 +154,9 @@ def _complex_logcumsumexp(x: Array) -> Array:
     output = x.copy()
     for i in range(1, len(x)):
         a, b = output[i - 1], x[i]
-        top = np.maximum(a.real, b.real)
-        top = np.where(np.isfinite(top), top, 0).astype(top.dtype)
-        total = np.log(np.exp(a - top) + np.exp(b - top)) + top
-        output[i] = np.where(np.isneginf(a.real), b, np.where(np.isneginf(b.real), a, total))
+        low, high = np.where(a.real < b.real, (a, b), (b, a))
+        total = np.log1p(np.exp(low - high)) + high
+        output[i] = np.where(np.isneginf(low.real), high, total)
     return output
 
 
@@ -232,6 +231,7 @@ def gradient(
         raise InvalidSteps("gradient", f"dim {dim} names a dimension twice")
     if edge_order not in (1, 2):
         raise InvalidSteps("gradient", f"edge_order={edge_order}", "1 or 2")
+    spacing = 1 if spacing is None else spacing
     steps = list(spacing) if isinstance(spacing, list | tuple) else [spacing] * len(axes)
     if hasattr(spacing, "array") and len(axes) != 1:
         raise InvalidSteps("gradient", "one tensor as spacing", "one for each dimension")

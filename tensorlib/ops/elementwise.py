@@ -16,8 +16,10 @@ from tensorlib.ops.arithmetic import (
     mul,
     neg,
     positive,
+    radd,
     rdiv,
     remainder,
+    rmul,
     rsub,
     sub,
     true_divide,
@@ -74,6 +76,7 @@ from tensorlib.ops.logical import (
     logical_not,
     logical_or,
     logical_xor,
+    reversed_bits,
 )
 from tensorlib.ops.powers import (
     exp,
@@ -96,6 +99,7 @@ from tensorlib.ops.powers import (
 )
 from tensorlib.ops.rounding import (
     abs,
+    abs_same,
     ceil,
     copysign,
     floor,
@@ -129,6 +133,7 @@ from tensorlib.ops.trigonometry import (
 
 __all__ = [
     "abs",
+    "abs_same",
     "acos",
     "acosh",
     "add",
@@ -215,12 +220,15 @@ __all__ = [
     "positive",
     "pow",
     "rad2deg",
+    "radd",
     "rdiv",
     "real",
     "reciprocal",
     "remainder",
     "resolve_conj",
     "resolve_neg",
+    "reversed_bits",
+    "rmul",
     "round",
     "rpow",
     "rsqrt",

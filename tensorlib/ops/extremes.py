@@ -19,7 +19,7 @@ from tensorlib.ops._common import (
     reducer_dims,
     wrap,
 )
-from tensorlib.ops.out import takes_exact_out
+from tensorlib.ops.out import takes_distinct_out, takes_exact_out
 from tensorlib.ops.reduction import InvalidReduction, widen
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _all_extremum(input: Tensor, larger: bool, where: str) -> Tensor:
 def shared_by_equals(x: Array, chosen: Any, where: str) -> tuple[Array, Callable[..., Grads]]:
     """An element of `x` as output, and the gradient that all elements equal to it share."""
     output = np.asarray(chosen)
-    equal = np.isnan(x) if x.dtype.kind == "f" and np.isnan(output) else x == output
+    equal = np.isnan(x) if x.dtype.kind in "fV" and np.isnan(output) else x == output
 
     def backward(grad: Array) -> Grads:
         return (equal * (grad / equal.sum()),)
@@ -154,7 +154,7 @@ def _amx(
     return record(output, backward, input)
 
 
-@takes_exact_out
+@takes_distinct_out
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """`(min, max)` over one dimension or all."""
     x = input.array

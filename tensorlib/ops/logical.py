@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlib.errors import ArgumentError
 from tensorlib.ops._common import Array, check_dtype, differ, expect_tensor, pair, promoted, wrap
-from tensorlib.ops.out import takes_out
+from tensorlib.ops.out import direct, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -74,6 +74,18 @@ def bitwise_left_shift(input: Tensor | int, other: Tensor | int) -> Tensor:
 def bitwise_right_shift(input: Tensor | int, other: Tensor | int) -> Tensor:
     """`input >> other`."""
     return _bitwise(input, other, np.right_shift, "bitwise_right_shift", "iu")
+
+
+def reversed_bits(function: Any) -> Any:
+    """The reflected operator (`1 & x`) of a bitwise operation."""
+    plain = direct(function)
+
+    def reflected(input: Tensor, other: Any) -> Tensor:
+        expect_tensor(plain.__name__, "input", input)
+        result: Tensor = plain(other, input)
+        return result
+
+    return reflected
 
 
 def _bitwise(input: Any, other: Any, function: Any, where: str, kinds: str = "iub") -> Tensor:

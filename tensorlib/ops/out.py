@@ -64,7 +64,7 @@ def _decorated(function: F, exact: bool, distinct: bool = False) -> F:
             except AttributeError:
                 _refuse_others(function, args, kwargs)
                 raise
-        return _into(out, function, exact, distinct, args, kwargs)
+        return _into(out, function, exact, args, kwargs, distinct)
 
     plain = inspect.signature(function)
     parameters = list(plain.parameters.values())
@@ -114,7 +114,9 @@ def _refuse_others(function: Any, args: Any, kwargs: Any) -> None:
             ) from None
 
 
-def _into(out: Any, function: Any, exact: bool, distinct: bool, args: Any, kwargs: Any) -> Any:
+def _into(
+    out: Any, function: Any, exact: bool, args: Any, kwargs: Any, distinct: bool = False
+) -> Any:
     where = function.__name__
     several = isinstance(out, tuple | list)
     outs = list(out) if several else [out]

@@ -184,6 +184,9 @@ def float_power_same(input: Tensor, exponent: Tensor | Number) -> Tensor:
     return result
 
 
+float_power_same.__name__ = "float_power"  # by which the in-place twin is called
+
+
 @takes_out
 def square(input: Tensor) -> Tensor:
     """`input ** 2`."""

@@ -21,6 +21,7 @@ from tensorlib.ops._common import (
     wide,
     wrap,
 )
+from tensorlib.ops._formula import underivable
 from tensorlib.ops.out import takes_out
 
 if TYPE_CHECKING:
@@ -46,16 +47,18 @@ def trunc(input: Tensor) -> Tensor:
 
 
 @takes_out
-def round(input: Tensor, *, decimals: int = 0) -> Tensor:
-    """The nearest integer (or multiple of 10**-decimals), halves to even."""
-    if not decimals:
+def round(input: Tensor, *, decimals: int | None = None) -> Tensor:
+    """The nearest integer, halves to even; of floating point, the nearest multiple of 10**-decimals
+    (0).
+    """
+    if decimals is None:
         return _rounded(input, np.rint, "round")
     check_dtype("round", input.array, "f", "floating point")
     scale = 10.0 ** np.abs(decimals)
 
     def to_decimals(x: Array) -> Any:
         y = wide(x)
-        y = np.rint(y * scale) / scale if decimals > 0 else np.rint(y / scale) * scale
+        y = np.rint(y * scale) / scale if decimals >= 0 else np.rint(y / scale) * scale
         return y.astype(x.dtype, copy=False)
 
     return _rounded(input, to_decimals, "round")
@@ -101,6 +104,16 @@ def abs(input: Tensor) -> Tensor:
     return record(np.abs(x), backward, input)
 
 
+def abs_same(input: Tensor) -> Tensor:
+    """`abs` for its in-place form, which complex numbers do not have."""
+    if input.array.dtype.kind == "c":
+        raise DTypeError("abs_", "not supported for complex tensors in place", "real ones")
+    return abs(input)
+
+
+abs_same.__name__ = "abs"  # by which the in-place twin is called
+
+
 @takes_out
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1."""
@@ -110,7 +123,7 @@ def sign(input: Tensor) -> Tensor:
     def backward(grad: Array) -> Grads:
         return (np.zeros_like(grad),)
 
-    if x.dtype.kind == "f":
+    if x.dtype.kind in "fV":
         output = np.where(np.isnan(x), 0, np.sign(x)).astype(x.dtype, copy=False)
     else:
         output = x.copy() if x.dtype.kind == "b" else np.sign(x)
@@ -141,7 +154,7 @@ def signbit(input: Tensor) -> Tensor:
     """Whether the sign bit is set."""
     x = input.array
     check_dtype("signbit", x, "biuf", "real numbers")
-    return wrap(np.signbit(x) if x.dtype.kind == "f" else x < 0)
+    return wrap(np.signbit(x) if x.dtype.kind in "fV" else x < 0)
 
 
 @takes_out
@@ -169,9 +182,10 @@ def nextafter(input: Tensor, other: Tensor) -> Tensor:
     input, other = promoted(input, other)
     check_dtype("nextafter", input.array, "f", "floating point")
     try:
-        return wrap(np.nextafter(input.array, other.array))
+        output = np.nextafter(input.array, other.array)
     except ValueError:
         raise differ("nextafter", input.array, other.array) from None
+    return underivable(output, input, other, name="nextafter")
 
 
 @takes_out
@@ -182,9 +196,10 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
     if x.dtype.kind == "c" or x.dtype != y.dtype:
         raise DTypeError("heaviside", f"types {x.dtype} and {y.dtype}", "one real type")
     try:
-        return wrap(np.where(x == 0, y, (x > 0).astype(x.dtype)))
+        output = np.where(x == 0, y, (x > 0).astype(x.dtype))
     except ValueError:
         raise differ("heaviside", x, y) from None
+    return underivable(output, input, values, name="heaviside")
 
 
 @takes_out

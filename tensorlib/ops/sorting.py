@@ -11,14 +11,16 @@ from tensorlib import return_types
 from tensorlib.errors import ShapeError
 from tensorlib.ops import _selection
 from tensorlib.ops._common import Array, check_dtype, dim_index, record, wrap
+from tensorlib.ops._formula import underivable
 from tensorlib.ops.extremes import expect_elements, input_copy, shared_by_equals
-from tensorlib.ops.out import takes_exact_out, takes_out
+from tensorlib.ops.out import takes_distinct_out, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
-# Longer rows take the stable order of equal elements; PyTorch promises none.
-_LONGEST_EXACT_ROW = 4096
+# More elements than this take the stable order of equal ones; PyTorch promises none.
+_MOST_EXACT = 8192
+_INSERTION = 16  # rows this short PyTorch sorts by insertion, which is stable
 
 
 class InvalidSelection(ShapeError):
@@ -27,23 +29,47 @@ class InvalidSelection(ShapeError):
 
 @takes_exact_out
 def sort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
-    """`(values, indices)` in order along `dim`; always stable."""
+    """`(values, indices)` in order along `dim`; `stable` keeps the order of equal elements."""
     from tensorlib.ops.indexing import gather
 
-    indices = argsort(input, dim, descending)
+    indices = argsort(input, dim, descending, stable=stable)
     return return_types.sort(gather(input, dim, indices), indices)
 
 
 def argsort(
     input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False
 ) -> Tensor:
-    """The indices that put `input` in order along `dim`; always stable."""
+    """The indices that put `input` in order along `dim`; `stable` keeps the order of equal ones."""
     x = input.array
     check_dtype("sort", x, "biuf", "a type with an order")
     axis = dim_index(dim, x.ndim, "sort")
     if not x.ndim:
         return wrap(np.zeros((), np.int64))
-    return wrap(np.ascontiguousarray(_order(x, axis, descending)))
+    order = _order(x, axis, descending)
+    if not stable and x.shape[axis] > _INSERTION and x.size <= _MOST_EXACT:
+        order = _unstable(x, order, axis, descending)
+    return wrap(np.ascontiguousarray(order))
+
+
+def _unstable(x: Array, order: Array, axis: int, descending: bool) -> Any:
+    """The order with equal elements as PyTorch's default, unstable sort leaves them."""
+    rows = np.moveaxis(x, axis, -1)
+    shape = rows.shape
+    rows, order = (a.reshape(-1, shape[-1]) for a in (rows, np.moveaxis(order, axis, -1)))
+
+    def exact(ranks: list[int]) -> list[int]:
+        return _selection.sort([-r for r in ranks] if descending else ranks)
+
+    _settle(rows, order, _neighbours_equal(np.take_along_axis(rows, order, -1)), exact)
+    return np.moveaxis(order.reshape(shape), -1, axis)
+
+
+def _neighbours_equal(ordered: Array) -> Any:
+    """Which ordered rows hold two equal elements."""
+    equal = ordered[:, 1:] == ordered[:, :-1]
+    if ordered.dtype.kind in "fV":
+        equal |= np.isnan(ordered[:, 1:]) & np.isnan(ordered[:, :-1])
+    return equal.any(-1)
 
 
 def _order(x: Array, axis: int, descending: bool) -> Any:
@@ -67,9 +93,10 @@ def _ranks(row: Array) -> Any:
 
 def _settle(rows: Array, order: Array, ambiguous: Array, exact: Callable[[list[int]], Any]) -> None:
     """Where equal elements decide, replace a row of `order` by what PyTorch's algorithm gives."""
-    if rows.shape[-1] > _LONGEST_EXACT_ROW or rows.dtype.kind == "b":
+    where = np.flatnonzero(ambiguous)
+    if len(where) * rows.shape[-1] > _MOST_EXACT:
         return
-    for i in np.flatnonzero(ambiguous):
+    for i in where:
         order[i] = exact(_ranks(rows[i]).tolist())
 
 
@@ -94,21 +121,20 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     shape = (*rows.shape[:-1], k)
     rows = rows.reshape(-1, size)
     order = _order(rows, -1, largest)[:, : k + 1]
-    chosen = np.take_along_axis(rows, order, -1)
-    equal = (chosen[:, 1:] == chosen[:, :-1]) | np.isnan(chosen[:, 1:])
+    equal = _neighbours_equal(np.take_along_axis(rows, order, -1))
     order = np.ascontiguousarray(order[:, :k])
 
     def exact(ranks: list[int]) -> list[int]:
         return _selection.top([-r for r in ranks] if largest else ranks, k, sorted)
 
     if k:
-        ambiguous = equal.any(-1) if sorted else np.ones(len(rows), bool)
+        ambiguous = equal if sorted else np.ones(len(rows), bool)
         _settle(rows, order, ambiguous, exact)
     indices = wrap(np.ascontiguousarray(np.moveaxis(order.reshape(shape), -1, axis)))
     return return_types.topk(gather(input, axis, indices), indices)
 
 
-@takes_exact_out
+@takes_distinct_out
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The `k`-th smallest element along `dim`, counted from 1, `(values, indices)`."""
     x = input.array
@@ -128,8 +154,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any
         order = _order(rows, -1, False)
         found = order[:, k - 1 : k].copy()
         near = np.take_along_axis(rows, order[:, max(k - 2, 0) : k + 1], -1)
-        equal = (near[:, 1:] == near[:, :-1]) | np.isnan(near[:, 1:])
-        _settle(rows, found, equal.any(-1), exact)
+        _settle(rows, found, _neighbours_equal(near), exact)
         return found
 
     return return_types.kthvalue(*_selected(input, axis, keepdim, places))
@@ -178,7 +203,7 @@ def _median_of_all(input: Tensor, ignore_nan: bool, where: str) -> Tensor:
     check_dtype(where, x, "iuf", "integers or floating point")
     if not x.size:
         # what PyTorch's conversion of NaN to an integer gives on x86
-        empty = np.nan if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        empty = np.nan if x.dtype.kind in "fV" else np.iinfo(x.dtype).min
         return wrap(np.asarray(empty, x.dtype))
     row = x.reshape(1, -1)
     chosen = row[0, _median_places(row, ignore_nan)[0, 0]]
@@ -197,7 +222,7 @@ def _median(
 
 def _median_places(rows: Array, ignore_nan: bool) -> Any:
     order = np.argsort(rows, -1, kind="stable")
-    if rows.dtype.kind != "f":
+    if rows.dtype.kind not in "fV":
         return order[:, (rows.shape[-1] - 1) // 2, None]
     nans = np.isnan(rows)
     count = nans.sum(-1, keepdims=True)
@@ -208,7 +233,7 @@ def _median_places(rows: Array, ignore_nan: bool) -> Any:
     return np.where(count > 0, nans.argmax(-1)[:, None], middle)
 
 
-@takes_exact_out
+@takes_distinct_out
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """The most frequent element along `dim` (the smallest of several) and an index of it."""
     x = input.array
@@ -224,11 +249,11 @@ def _mode_places(rows: Array) -> list[int]:
 
 def _mode_place(row: Array) -> int:
     """The last of the longest run of equal elements in the order in which PyTorch sorts them."""
-    if row.dtype.kind == "f" and np.isnan(row).any():
+    if row.dtype.kind in "fV" and np.isnan(row).any():
         return _mode_with_nan(row.tolist())
     _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
     chosen = int(counts.argmax())
-    if 16 < len(row) <= _LONGEST_EXACT_ROW and counts[chosen] > 1:
+    if _INSERTION < len(row) <= _MOST_EXACT and counts[chosen] > 1:
         ranks = inverse.reshape(-1).tolist()
         return [i for i in _selection.sort(ranks) if ranks[i] == chosen][-1]
     return int(np.flatnonzero(inverse.reshape(-1) == chosen)[-1])
@@ -271,17 +296,30 @@ def unique(
         values, inverse, counts = np.unique(
             x, return_inverse=True, return_counts=True, equal_nan=False
         )
-        return _parts(values, inverse.reshape(x.shape), counts, return_inverse, return_counts)
+        inverse = inverse.reshape(x.shape)
+        return _parts(
+            "unique",
+            input,
+            values,
+            inverse if return_inverse else None,
+            counts if return_counts else None,
+        )
     axis = _distinct_axis("unique", x, dim)
     rows = np.moveaxis(x, axis, 0)
-    flat = rows.reshape(len(rows), -1)
+    flat = rows.reshape(len(rows), rows[:1].size)
     order = np.lexsort(flat.T[::-1]) if flat.shape[1] else np.arange(len(flat))
     first = _fresh(flat[order])
     inverse = np.empty(len(rows), np.int64)
     inverse[order] = np.cumsum(first) - 1
     counts = np.diff(np.append(np.flatnonzero(first), len(rows)))
     values = np.moveaxis(rows[order][first], 0, axis)
-    return _parts(values, inverse, counts, return_inverse, return_counts)
+    return _parts(
+        "unique",
+        input,
+        values,
+        inverse if return_inverse else None,
+        counts if return_counts else None,
+    )
 
 
 def unique_consecutive(
@@ -295,13 +333,19 @@ def unique_consecutive(
     check_dtype("unique_consecutive", x, "biuf", "a type with an order")
     axis = 0 if dim is None else _distinct_axis("unique_consecutive", x, dim)
     rows = x.reshape(-1) if dim is None else np.moveaxis(x, axis, 0)
-    first = _fresh(rows.reshape(len(rows), -1) if len(rows) else rows.reshape(0, 1))
+    first = _fresh(rows.reshape(len(rows), rows[:1].size))
     inverse = np.cumsum(first) - 1
     if dim is None:
         inverse = inverse.reshape(x.shape)
     counts = np.diff(np.append(np.flatnonzero(first), len(rows)))
     values = np.moveaxis(rows[first], 0, axis)
-    return _parts(values, inverse, counts, return_inverse, return_counts)
+    return _parts(
+        "unique_consecutive",
+        input,
+        values,
+        inverse if return_inverse else None,
+        counts if return_counts else None,
+    )
 
 
 def _distinct_axis(where: str, x: Array, dim: int) -> int:
@@ -320,10 +364,14 @@ def _fresh(rows: Array) -> Any:
     return np.concatenate([[True], (rows[1:] != rows[:-1]).any(-1)])
 
 
-def _parts(values: Any, inverse: Any, counts: Any, with_inverse: bool, with_counts: bool) -> Any:
-    parts = [wrap(np.ascontiguousarray(values))]
-    if with_inverse:
-        parts.append(wrap(inverse.astype(np.int64)))
-    if with_counts:
-        parts.append(wrap(counts.astype(np.int64)))
+def _parts(
+    where: str,
+    input: Tensor,
+    values: Any,
+    inverse: Any | None,
+    counts: Any | None,
+) -> Any:
+    """The distinct elements, and what else was asked for."""
+    parts = [underivable(np.ascontiguousarray(values), input, name=where)]
+    parts += [wrap(part.astype(np.int64)) for part in (inverse, counts) if part is not None]
     return tuple(parts) if len(parts) > 1 else parts[0]

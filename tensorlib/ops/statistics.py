@@ -12,6 +12,7 @@ from tensorlib import dtypes, return_types
 from tensorlib.errors import ArgumentError, ShapeError
 from tensorlib.ops import elementwise
 from tensorlib.ops._common import Array, check_dtype, dim_index, expect_tensor, wide, wrap
+from tensorlib.ops._formula import underivable
 from tensorlib.ops.out import takes_exact_out, takes_out
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 def _quantile(
     where: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, interpolation: str
 ) -> Tensor:
-    from tensorlib.ops.indexing import gather
+    from tensorlib.ops.indexing import gather, masked_fill
     from tensorlib.ops.shape import movedim, reshape, squeeze
     from tensorlib.ops.sorting import sort
 
     points = _points(where, input, q, interpolation)
+    chances = q if hasattr(q, "array") else wrap(points)
     ndim = input.array.ndim
     axis = 0 if dim is None else dim_index(dim, ndim, where)
     x = reshape(input, (-1,)) if dim is None or not ndim else movedim(input, axis, -1)
@@ -66,20 +68,23 @@ def _quantile(
     values = ordered.array
     size = values.shape[-1]
     nans = np.isnan(values).sum(-1, keepdims=True)
-    ranks = points.reshape(-1) * (size - 1)
+    last = size - 1 if where == "quantile" else np.maximum(size - nans - 1, 0)
+    spread = wrap(np.broadcast_to(last, nans.shape).astype(values.dtype))
+    place = elementwise.mul(reshape(chances, (-1,)), spread)
     if where == "quantile":
-        ranks = np.where(nans > 0, values.dtype.type(size - 1), ranks)
-    else:
-        ranks = np.maximum(points.reshape(-1) * (size - nans - 1).astype(values.dtype), 0)
+        place = masked_fill(place, wrap(nans > 0), size - 1)
+    ranks = place.array
     if interpolation in ("lower", "higher", "nearest"):
         rounded = {"lower": np.floor, "higher": np.ceil, "nearest": np.rint}[interpolation]
         ranks = rounded(ranks)
     low = ranks.astype(np.int64)
     result = gather(ordered, -1, wrap(low))
     if interpolation in ("linear", "midpoint"):
-        weights = ranks - low if interpolation == "linear" else np.full_like(ranks, 0.5)
         above = gather(ordered, -1, wrap(np.ceil(ranks).astype(np.int64)))
-        result = elementwise.lerp(result, above, wrap(weights.astype(values.dtype, copy=False)))
+        weight = elementwise.sub(place, wrap(low.astype(values.dtype)))
+        if interpolation == "midpoint":
+            weight = wrap(np.full_like(ranks, 0.5))
+        result = elementwise.lerp(result, above, weight)
     result = movedim(result, -1, 0)  # [Q, rest]
     if keepdim:
         rest = list(input.array.shape)
@@ -132,7 +137,8 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     if w.shape != x.shape:
         raise InvalidStatistic("bincount", f"weights of shape {w.shape}", f"{x.shape}")
     found = np.bincount(x, w, minlength)
-    return wrap(found.astype(np.float32) if w.dtype.char == "f" else found)
+    found = found.astype(np.float32) if w.dtype.char == "f" else found
+    return underivable(found, weights, name="bincount")
 
 
 @takes_out
@@ -182,7 +188,10 @@ def histogram(
     expect_tensor("histogram", "input", input)
     x = input.array.reshape(-1, 1)
     hist, edges = _histogram("histogram", x, [bins], range, weight, density)
-    return return_types.histogram(wrap(hist), wrap(edges[0]))
+    given: list[Any] = [t for t in (input, bins, weight) if hasattr(t, "array")]
+    return return_types.histogram(
+        *(underivable(part, *given, name="histogram") for part in (hist, edges[0]))
+    )
 
 
 def histogramdd(
@@ -204,7 +213,9 @@ def histogramdd(
     if len(parts) != x.shape[1]:
         raise InvalidStatistic("histogramdd", f"{len(parts)} bins", f"{x.shape[1]}")
     hist, edges = _histogram("histogramdd", x, parts, range, weight, density)
-    return return_types.histogramdd(wrap(hist), tuple(wrap(e) for e in edges))
+    given: list[Any] = [t for t in (input, weight, *parts) if hasattr(t, "array")]
+    limits = tuple(underivable(edge, *given, name="histogramdd") for edge in edges)
+    return return_types.histogramdd(underivable(hist, *given, name="histogramdd"), limits)
 
 
 def _histogram(
