@@ -14,7 +14,7 @@ CORE = (Path(__file__).parent / "core_ops.txt").read_text().split()
 
 # Names of core_ops.txt that are still to be built; a name that is built has to leave this list.
 MISSING = {
-    "bfloat16",
+    "bfloat16",  # of a type NumPy has not: test_bfloat16.py
 }
 # Their numbers are whatever the memory held.
 UNSPECIFIED = {"empty"}
@@ -30,6 +30,8 @@ NOT_DIFFERENCED = {
 }
 # torch's view refuses the strided layout
 NO_STRIDES = {"view"}
+# Random numbers fill memory in its own order, as in torch: test_random.py
+DRAWN = {"multinomial", "nn.functional.dropout", "rand_like", "randn_like"}
 TOLERANCE = {"float16": (1e-3, 1e-5), "float32": (1.3e-6, 1e-5), "float64": (1e-7, 1e-7)}
 
 
@@ -145,7 +147,7 @@ def test_gradient_is_the_central_difference(name, number):
 
 @pytest.mark.parametrize(("name", "number"), CASES, ids=IDS)
 def test_layout_of_the_input_does_not_matter(name, number):
-    if name in NO_STRIDES | UNSPECIFIED:
+    if name in NO_STRIDES | UNSPECIFIED | DRAWN:
         return
     expected, packed = run(tensorlib, name, number, "float64", grad=True)
     actual, strided = run(tensorlib, name, number, "float64", grad=True, strided=True)
@@ -164,8 +166,3 @@ def test_every_core_operation_that_is_built_has_a_sample():
     built = {name for name in CORE if operation(tensorlib, name) is not None} | {"bfloat16"}
     assert set(CORE) - set(SAMPLES) == MISSING
     assert MISSING - {"bfloat16"} == set(CORE) - built
-
-
-def test_bfloat16_says_that_numpy_has_no_such_type():
-    with pytest.raises(NotImplementedError, match="NumPy has no such type"):
-        tensorlib.ones(2).bfloat16()
