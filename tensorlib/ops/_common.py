@@ -300,8 +300,9 @@ def same_shape(where: str, **arrays: Array) -> None:
 
 
 def check_dtype(where: str, array: Array, kinds: str, expected: str) -> None:
-    """Refuse an array whose type is not of the given NumPy kinds."""
-    if array.dtype.kind not in kinds:
+    """Refuse an array whose type is not of the given NumPy kinds; bfloat16 is as "f"."""
+    kind = array.dtype.kind
+    if kind not in kinds and not (kind == "V" and "f" in kinds):
         raise not_for(where, array, expected)
 
 
