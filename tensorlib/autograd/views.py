@@ -91,8 +91,10 @@ def check_memory(tensor: Any, where: str, *others: Any) -> None:
     depend on the order.
     """
     array = tensor.array
-    if 0 in array.strides and any(
-        n > 1 and not s for n, s in zip(array.shape, array.strides, strict=True)
+    if (
+        0 in array.strides
+        and array.size
+        and any(n > 1 and not s for n, s in zip(array.shape, array.strides, strict=True))
     ):
         raise ShapeError(
             where,
