@@ -494,6 +494,7 @@ from tensorlib.ops.special import (
     sinc,
     xlogy,
 )
+from tensorlib.ops.spectrogram import istft, stft
 from tensorlib.ops.statistics import (
     bincount,
     combinations,
@@ -502,6 +503,13 @@ from tensorlib.ops.statistics import (
     histogramdd,
     nanquantile,
     quantile,
+)
+from tensorlib.ops.windows import (
+    bartlett_window,
+    blackman_window,
+    hamming_window,
+    hann_window,
+    kaiser_window,
 )
 from tensorlib.printing import (
     set_printoptions,
@@ -529,8 +537,8 @@ from tensorlib.spaced import (
 from tensorlib.tensor import (
     Tensor,
 )
-from tensorlib.typed import TYPES as _TYPES
 from tensorlib.typed import can_cast, is_storage, result_type, scalar_tensor, typename
+from tensorlib.typed import tensor_type as _tensor_type
 from tensorlib.utils.dlpack import from_dlpack, to_dlpack
 
 __version__ = "0.1.0"
@@ -565,22 +573,27 @@ def is_tensor(obj: object) -> _pybool:
 
 _LAZY = (
     "distributed",
+    "fft",
     "nn",
     "optim",
     "return_types",
     "serialization",
+    "signal",
     "special",
     "testing",
     "utils",
     "vision",
 )
 if TYPE_CHECKING:
+    bfloat16: dtype
     from tensorlib import (
         distributed,
+        fft,
         nn,
         optim,
         return_types,
         serialization,
+        signal,
         special,
         testing,
         utils,
@@ -601,8 +614,10 @@ def __getattr__(name: str) -> Any:
 
     if name in _METHODS:
         return getattr(Tensor, name)
-    if name in _TYPES:
-        return _TYPES[name]
+    if name == "bfloat16":
+        return dtypes.bfloat16
+    if name.endswith("Tensor") and (found := _tensor_type(name)) is not None:
+        return found
     if name in ("load", "save"):
         return getattr(importlib.import_module("tensorlib.serialization"), name)
     if name in _LAZY:
@@ -669,8 +684,10 @@ __all__ = [
     "autograd",
     "avg_pool1d",
     "baddbmm",
+    "bartlett_window",
     "batch_norm",
     "bernoulli",
+    "bfloat16",
     "bincount",
     "binomial",
     "bitwise_and",
@@ -679,6 +696,7 @@ __all__ = [
     "bitwise_or",
     "bitwise_right_shift",
     "bitwise_xor",
+    "blackman_window",
     "block_diag",
     "bmm",
     "bool",
@@ -777,6 +795,7 @@ __all__ = [
     "expand_copy",
     "expm1",
     "eye",
+    "fft",
     "fill",
     "fill_",
     "finfo",
@@ -822,6 +841,8 @@ __all__ = [
     "gru_cell",
     "gt",
     "half",
+    "hamming_window",
+    "hann_window",
     "heaviside",
     "histc",
     "histogram",
@@ -874,6 +895,8 @@ __all__ = [
     "isneginf",
     "isposinf",
     "isreal",
+    "istft",
+    "kaiser_window",
     "kron",
     "kthvalue",
     "layer_norm",
@@ -1043,6 +1066,7 @@ __all__ = [
     "short",
     "sigmoid",
     "sign",
+    "signal",
     "signbit",
     "sin",
     "sinc",
@@ -1064,6 +1088,7 @@ __all__ = [
     "stack",
     "std",
     "std_mean",
+    "stft",
     "strided",
     "sub",
     "subtract",

@@ -17,9 +17,9 @@ import numpy as np
 
 from tensorlib import copying, dtypes, interop, printing, typed
 from tensorlib.autograd import engine, tape
-from tensorlib.autograd.tape import INFERENCE, Handle, mode, record, wrap
+from tensorlib.autograd.tape import INFERENCE, Handle, mode, wrap
 from tensorlib.device import device as device_type
-from tensorlib.device import device_of, move, to_host
+from tensorlib.device import device_of, to_host
 from tensorlib.errors import (
     ArgumentError,
     AutogradError,
@@ -47,13 +47,13 @@ from tensorlib.ops import (
     solver,
     sorting,
     special,
+    spectrogram,
     statistics,
 )
 from tensorlib.ops import inplace as in_place
 from tensorlib.ops import lu as triangular
 from tensorlib.ops import norm as norms
 from tensorlib.ops import shape as shapes
-from tensorlib.ops._common import Array, Grads
 from tensorlib.ops.inplace import inplace as _inplace
 from tensorlib.ops.out import direct
 from tensorlib.size import Size, size_of_shape
@@ -498,103 +498,11 @@ class Tensor:
 
     __reduce_ex__, __deepcopy__ = copying.reduce, copying.deepcopy
 
-    # -- types and devices -------------------------------------------------------------------------
-
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Another dtype and/or device: `to(dtype)`, `to(device)`, `to(device, dtype)`, `to(other)`;
-        itself if nothing changes.
-        """
-        dtype, where = kwargs.pop("dtype", None), kwargs.pop("device", None)
-        copy = kwargs.pop("copy", False)
-        kwargs.pop("non_blocking", None)
-        layout = kwargs.pop("memory_format", None)
-        if kwargs:
-            raise ArgumentError("to", f"unexpected arguments {sorted(kwargs)}")
-        flags = []
-        for value in args:
-            if isinstance(value, Tensor):
-                dtype, where = value.dtype, value.device
-            elif isinstance(value, str | device_type):
-                where = value
-            elif isinstance(value, _bool):
-                flags.append(value)
-            elif value is not None:
-                dtype = value
-        copy = copy or (len(flags) > 1 and flags[1])
-        result = self
-        if dtype is not None:
-            result = elementwise.cast(result, dtype)
-        if where is not None:
-            result = _moved(result, where if isinstance(where, device_type) else device_type(where))
-        if layout is not None and not str(layout).endswith("preserve_format"):
-            result = shapes.contiguous(result, layout)
-        return shapes.clone(result) if copy and result is self else result
-
-    def type(self, dtype: Any = None) -> Any:
+    def type(self, dtype: Any = None, non_blocking: _bool = False) -> Any:
         """The name of its type (`tensorlib.FloatTensor`), or `to(dtype)`, also by such a name."""
         if dtype is None:
             return typed.type_name(self.dtype)
         return elementwise.cast(self, typed.type_of(dtype))
-
-    def type_as(self, other: Tensor) -> Tensor:
-        """`to(other.dtype)`."""
-        return elementwise.cast(self, other.dtype)
-
-    def cpu(self) -> Tensor:
-        """On the CPU."""
-        return _moved(self, device_type("cpu"))
-
-    def cuda(self, device: Any = None) -> Tensor:
-        """On a GPU."""
-        return _moved(self, device_type("cuda" if device is None else device))
-
-    def float(self) -> Tensor:
-        """As float32."""
-        return elementwise.cast(self, dtypes.float32)
-
-    def double(self) -> Tensor:
-        """As float64."""
-        return elementwise.cast(self, dtypes.float64)
-
-    def half(self) -> Tensor:
-        """As float16."""
-        return elementwise.cast(self, dtypes.float16)
-
-    def bfloat16(self) -> Tensor:
-        """As bfloat16."""
-        return elementwise.cast(self, dtypes.bfloat16)
-
-    def long(self) -> Tensor:
-        """As int64."""
-        return elementwise.cast(self, dtypes.int64)
-
-    def int(self) -> Tensor:
-        """As int32."""
-        return elementwise.cast(self, dtypes.int32)
-
-    def short(self) -> Tensor:
-        """As int16."""
-        return elementwise.cast(self, dtypes.int16)
-
-    def char(self) -> Tensor:
-        """As int8."""
-        return elementwise.cast(self, dtypes.int8)
-
-    def byte(self) -> Tensor:
-        """As uint8."""
-        return elementwise.cast(self, dtypes.uint8)
-
-    def bool(self) -> Tensor:
-        """As bool."""
-        return elementwise.cast(self, dtypes.bool)
-
-    def cfloat(self) -> Tensor:
-        """As complex64."""
-        return elementwise.cast(self, dtypes.complex64)
-
-    def cdouble(self) -> Tensor:
-        """As complex128."""
-        return elementwise.cast(self, dtypes.complex128)
 
     # -- new tensors of the same type --------------------------------------------------------------
 
@@ -614,6 +522,14 @@ class Tensor:
     # fmt: off
 
     copy_, fill_, zero_ = in_place.copy_, in_place.fill_, in_place.zero_
+    to, type_as, cpu, cuda = converting.to, converting.type_as, converting.cpu, converting.cuda
+    float, double = converting.converter(dtypes.float32), converting.converter(dtypes.float64)
+    half, bfloat16 = converting.converter(dtypes.float16), converting.converter(dtypes.bfloat16)
+    long, int = converting.converter(dtypes.int64), converting.converter(dtypes.int32)
+    short, char = converting.converter(dtypes.int16), converting.converter(dtypes.int8)
+    byte, bool = converting.converter(dtypes.uint8), converting.converter(dtypes.bool)
+    cfloat, cdouble = converting.converter(dtypes.complex64), converting.converter(dtypes.complex128)
+
     size, stride, numel, dim = queries.size, queries.stride, queries.numel, queries.dim
     ndimension, nelement, element_size = dim, numel, queries.element_size
     storage_offset, data_ptr = queries.storage_offset, queries.data_ptr
@@ -717,6 +633,7 @@ class Tensor:
     logaddexp, logaddexp2 = special.logaddexp, special.logaddexp2
     polygamma, mvlgamma, i0 = special.polygamma_of, special.mvlgamma, bessel.i0
     igamma, igammac = special.igamma, special.igammac
+    stft, istft = spectrogram.stft, spectrogram.istft
 
     relu, sigmoid = activation.relu, activation.sigmoid
     tanh, softmax = activation.tanh, activation.softmax
@@ -929,18 +846,6 @@ def _matrices(where: str, tensor: Tensor) -> None:
             where,
             f"tensor.{where} is only supported on matrices or batches of matrices. Got 1-D tensor",
         )
-
-
-def _moved(input: Tensor, where: device_type) -> Tensor:
-    origin = device_of(input.array)
-    array = move(input.array, where)
-    if array is input.array:
-        return input
-
-    def to_copy(grad: Array) -> Grads:
-        return (move(grad, origin),)
-
-    return record(array, to_copy, input)
 
 
 for _name, _value in list(vars(Tensor).items()):  # methods have no out=

@@ -1,0 +1,5 @@
+"""`torch.signal`'s names."""
+
+from tensorlib.signal import windows
+
+__all__ = ["windows"]
