@@ -31,6 +31,7 @@ from tensorlib.ops import (
     activation,
     bessel,
     contraction,
+    converting,
     cumulative,
     decomposition,
     draws,
@@ -528,7 +529,8 @@ class Tensor:
     long, int = converting.converter(dtypes.int64), converting.converter(dtypes.int32)
     short, char = converting.converter(dtypes.int16), converting.converter(dtypes.int8)
     byte, bool = converting.converter(dtypes.uint8), converting.converter(dtypes.bool)
-    cfloat, cdouble = converting.converter(dtypes.complex64), converting.converter(dtypes.complex128)
+    cfloat = converting.converter(dtypes.complex64)
+    cdouble = converting.converter(dtypes.complex128)
 
     size, stride, numel, dim = queries.size, queries.stride, queries.numel, queries.dim
     ndimension, nelement, element_size = dim, numel, queries.element_size

@@ -234,14 +234,14 @@ def differ(where: str, a: Array, b: Array) -> ShapeError:
     )
 
 
-def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
+def broadcast_shapes(*shapes: Sequence[int] | int) -> tuple[int, ...]:
     """The shape that tensors of these shapes broadcast to."""
     try:
-        return np.broadcast_shapes(*(tuple(s) for s in shapes))
+        return np.broadcast_shapes(*(s if isinstance(s, int) else tuple(s) for s in shapes))
     except ValueError:
         raise ShapeError(
             "broadcast_shapes",
-            f"shapes {[tuple(s) for s in shapes]} do not broadcast",
+            f"shapes {list(shapes)} do not broadcast",
             "equal sizes or 1 at each dimension counted from the end",
         ) from None
 
