@@ -1,4 +1,5 @@
-"""Functions from functions, as in torch.func: `grad vjp jvp jacrev jacfwd hessian`.
+"""Functions from functions, as in torch.func: `grad vjp jvp jacrev jacfwd hessian`; modules as
+functions of their tensors: `functional_call`.
 
 They nest, and what they return can be differentiated with respect to tensors outside. Arguments
 and results may be trees of tuples, lists and dicts of Tensors. There is no `vmap`.
@@ -14,9 +15,41 @@ from tensorlib.autograd import engine, functional, modes, tape, walk
 from tensorlib.errors import ArgumentError, AutogradError, InvalidValueError, UnsupportedError
 from tensorlib.ops.shape import stack
 
-__all__ = ["grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "vjp"]
+__all__ = ["functional_call", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "vjp"]
 
 Function = Callable[..., Any]
+
+
+def functional_call(
+    module: Any,
+    parameter_and_buffer_dicts: Any,
+    args: Any = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    tie_weights: bool = True,
+    strict: bool = False,
+) -> Any:
+    """`module(*args, **kwargs)` with the tensors of a dict (or of several) in the places of their
+    names; gradients flow to them. See `nn.utils.stateless.call`.
+    """
+    from tensorlib.nn.utils import stateless  # modules are built on functions
+
+    given = parameter_and_buffer_dicts
+    if not isinstance(given, dict):
+        if not isinstance(given, list | tuple) or not all(isinstance(d, dict) for d in given):
+            raise InvalidValueError(
+                "functional_call",
+                f"parameter_and_buffer_dicts is a {type(given).__name__}",
+                "a dict or a sequence of dicts",
+            )
+        names = [name for part in given for name in part]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InvalidValueError(
+                "functional_call", f"{repeated} appeared in multiple dictionaries", "each name once"
+            )
+        given = {name: value for part in given for name, value in part.items()}
+    return stateless.call(module, given, args, kwargs, tie_weights=tie_weights, strict=strict)
 
 
 def grad(func: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Function:

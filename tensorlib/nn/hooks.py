@@ -275,6 +275,15 @@ class HookMethods:
         hooks: Hooks = self.__dict__["_hooks"]
         return hooks
 
+    def _before_hooks(self, kind: Any) -> list[Any]:
+        """The forward pre-hooks that are of this class."""
+        entries = self._hooks.before.entries if self._hooks is not None else []
+        return [entry.hook for entry in entries if isinstance(entry.hook, kind)]
+
+    def _drop_before_hook(self, hook: object) -> None:
+        before = self._make_hooks().before
+        before.entries = [entry for entry in before.entries if entry.hook is not hook]
+
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:

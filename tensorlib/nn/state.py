@@ -287,6 +287,9 @@ class StateMethods:
         hooks: StateHooks = self.__dict__["_state_hooks"]
         return hooks
 
+    def _state_hook_lists(self) -> list[HookList]:
+        return list(vars(self._make_state_hooks()).values())
+
     def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call `hook(module, prefix, keep_vars)` before this module's part of `state_dict()`."""
         return self._make_state_hooks().before_saving.add(hook)
