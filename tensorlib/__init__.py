@@ -277,6 +277,7 @@ from tensorlib.ops.inplace import (
     fill_,
     zero_,
 )
+from tensorlib.ops.integration import corrcoef, cov, cumulative_trapezoid, trapezoid, trapz
 from tensorlib.ops.linalg import (
     addbmm,
     addmm,
@@ -294,6 +295,7 @@ from tensorlib.ops.linalg import (
     trace,
     vdot,
 )
+from tensorlib.ops.lowrank import pca_lowrank, svd_lowrank
 from tensorlib.ops.lu import legacy_lu as lu
 from tensorlib.ops.lu import legacy_lu_solve as lu_solve
 from tensorlib.ops.lu import lu_unpack
@@ -743,10 +745,12 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "copysign",
+    "corrcoef",
     "cos",
     "cosh",
     "cosine_similarity",
     "count_nonzero",
+    "cov",
     "cross",
     "cummax",
     "cummin",
@@ -989,6 +993,7 @@ __all__ = [
     "ormqr",
     "outer",
     "pairwise_distance",
+    "pca_lowrank",
     "pdist",
     "permute",
     "permute_copy",
@@ -1094,6 +1099,7 @@ __all__ = [
     "subtract",
     "sum",
     "svd",
+    "svd_lowrank",
     "swapaxes",
     "swapdims",
     "t",

@@ -39,6 +39,7 @@ from tensorlib.ops import (
     extremes,
     householder,
     indexing,
+    integration,
     linalg,
     matrix_functions,
     pseudoinverse,
@@ -636,6 +637,7 @@ class Tensor:
     polygamma, mvlgamma, i0 = special.polygamma_of, special.mvlgamma, bessel.i0
     igamma, igammac = special.igamma, special.igammac
     stft, istft = spectrogram.stft, spectrogram.istft
+    cov, corrcoef = integration.cov, integration.corrcoef
 
     relu, sigmoid = activation.relu, activation.sigmoid
     tanh, softmax = activation.tanh, activation.softmax
