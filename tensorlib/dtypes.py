@@ -25,9 +25,9 @@ class dtype:
         self.name = name
         self.numpy: NumpyDType = np.dtype(numpy_type)
         self.itemsize: builtins.int = self.numpy.itemsize
-        self.is_floating_point = self.numpy.kind == "f"
+        self.is_floating_point = self.numpy.kind in "fV"
         self.is_complex = self.numpy.kind == "c"
-        self.is_signed = self.numpy.kind in "ifc"
+        self.is_signed = self.numpy.kind in "ifcV"
 
     def __repr__(self) -> str:
         return f"tensorlib.{self.name}"
@@ -41,7 +41,7 @@ class dtype:
 
     def to_complex(self) -> dtype:
         """The complex type with parts of this floating-point type (float16's: complex64)."""
-        if self.numpy.kind not in "fc":
+        if self.numpy.kind not in "fcV":
             raise DTypeError("to_complex", f"Unknown Complex ScalarType for {self}")
         return of(complex_of(self.numpy))
 
@@ -105,13 +105,24 @@ _REAL = {
     np.dtype(np.complex128): np.dtype(np.float64),
 }
 _COMPLEX = {2: np.dtype(np.complex64), 4: np.dtype(np.complex64), 8: np.dtype(np.complex128)}
-_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # V: bfloat16, which NumPy does not know
 
 _default: dtype = float32
 
 
+def __getattr__(name: str) -> Any:
+    """`bfloat16`, whose arithmetic comes from ml_dtypes, is made when first asked for."""
+    if name != "bfloat16":
+        raise AttributeError(f"module 'tensorlib.dtypes' has no attribute {name!r}")
+    import ml_dtypes
+
+    made = dtype("bfloat16", ml_dtypes.bfloat16)
+    _NAMES[name] = _OF[made.numpy] = globals()[name] = made
+    return made
+
+
 def _by_name(name: str) -> dtype:
-    return _NAMES[name]
+    return _NAMES[name] if name in _NAMES else __getattr__(name)  # type: ignore[no-any-return]  # made there
 
 
 def known(numpy_type: NumpyDType) -> builtins.bool:
@@ -126,7 +137,16 @@ def complex_of(numpy_type: NumpyDType) -> NumpyDType:
 
 def digits(numpy_type: NumpyDType) -> builtins.int:
     """Bits of precision of a floating-point type: integers up to two to this power are exact."""
-    return builtins.int(np.finfo(numpy_type).nmant) + 1
+    return builtins.int(float_info(numpy_type).nmant) + 1
+
+
+def float_info(numpy_type: NumpyDType) -> Any:
+    """`numpy.finfo`, of bfloat16 too."""
+    if numpy_type.kind == "V":
+        import ml_dtypes
+
+        return ml_dtypes.finfo(numpy_type)  # type: ignore[no-untyped-call]  # untyped library
+    return np.finfo(numpy_type)
 
 
 def limits(numpy_type: NumpyDType) -> tuple[builtins.int, builtins.int]:
@@ -156,7 +176,7 @@ def fitting(value: Any, numpy_type: NumpyDType) -> Any:
             value = builtins.int(value)
             return value % (high + 1) if value < 0 and kind == "u" else value
     elif kind in "fV" and fits and np.isfinite(value):
-        fits = builtins.abs(value) <= builtins.float(np.finfo(numpy_type).max)
+        fits = builtins.abs(value) <= builtins.float(float_info(numpy_type).max)
     if not fits:
         raise ShapeError(
             "dtype", f"value cannot be converted to type {of(numpy_type)} without overflow, {given}"
@@ -208,7 +228,7 @@ def get_default_dtype() -> dtype:
 
 
 def set_default_dtype(d: dtype) -> None:
-    """Set the type of new floating-point tensors: float16, float32 or float64."""
+    """Set the type of new floating-point tensors: float32, float64, float16 or bfloat16."""
     global _default
     if not isinstance(d, dtype):
         raise ArgumentError("set_default_dtype", f"{d!r} is not a dtype", "a tensorlib dtype")
@@ -247,6 +267,8 @@ def promote_numpy(a: NumpyDType, b: NumpyDType) -> NumpyDType:
     if ra < 2 and rb < 2:
         return np.promote_types(a, b)
     if ra >= 2 and rb >= 2:
+        if "V" in (a.kind, b.kind):  # as float32, which is as wide
+            a, b = (np.dtype(np.float32) if d.kind == "V" else d for d in (a, b))
         return np.promote_types(a, b)
     return a if ra > rb else b
 
@@ -266,7 +288,7 @@ def result_numpy(a: NumpyDType, a_ndim: Any, b: NumpyDType, b_ndim: Any) -> Nump
         if rank == 0 and low.kind == "u":  # refuses the wide unsigned types
             return promote_numpy(high, low)
         if low.kind == "c" and rank == 2:  # float64 with a 0-dim complex64 stays wide
-            return np.promote_types(high, np.complex64)
+            return complex_of(high)
         return low
     return promote_numpy(a, b)
 
@@ -275,8 +297,8 @@ def scalar_numpy(a: NumpyDType, value: Any) -> NumpyDType:
     """Type of an operation of a tensor of type `a` with the Python scalar `value`."""
     kind = a.kind
     if isinstance(value, complex):
-        return a if kind == "c" else (_COMPLEX[a.itemsize] if kind == "f" else default_complex())  # type: ignore[return-value]  # NumPy's stubs are wider
-    if type(value) is builtins.bool or kind in "fc":
+        return a if kind == "c" else (_COMPLEX[a.itemsize] if kind in "fV" else default_complex())  # type: ignore[return-value]  # NumPy's stubs are wider
+    if type(value) is builtins.bool or kind in "fcV":
         return a
     if isinstance(value, builtins.float):
         return default_numpy()
@@ -301,7 +323,7 @@ class finfo:
                 "finfo", f"requires a floating point input type, got {chosen}", hint="use iinfo"
             )
         chosen = chosen.to_real()
-        info = np.finfo(chosen.numpy)
+        info = float_info(chosen.numpy)
         self.dtype, self.bits = chosen.name, 8 * chosen.itemsize
         self.eps, self.max, self.min, self.tiny, self.resolution = (
             builtins.float(v) for v in (info.eps, info.max, info.min, info.tiny, info.resolution)

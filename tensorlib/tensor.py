@@ -525,13 +525,13 @@ class Tensor:
 
     copy_, fill_, zero_ = in_place.copy_, in_place.fill_, in_place.zero_
     to, type_as, cpu, cuda = converting.to, converting.type_as, converting.cpu, converting.cuda
-    float, double = converting.converter(dtypes.float32), converting.converter(dtypes.float64)
-    half, bfloat16 = converting.converter(dtypes.float16), converting.converter(dtypes.bfloat16)
-    long, int = converting.converter(dtypes.int64), converting.converter(dtypes.int32)
-    short, char = converting.converter(dtypes.int16), converting.converter(dtypes.int8)
-    byte, bool = converting.converter(dtypes.uint8), converting.converter(dtypes.bool)
-    cfloat = converting.converter(dtypes.complex64)
-    cdouble = converting.converter(dtypes.complex128)
+    float, double = converting.converter("float32"), converting.converter("float64")
+    half, bfloat16 = converting.converter("float16"), converting.converter("bfloat16")
+    long, int = converting.converter("int64"), converting.converter("int32")
+    short, char = converting.converter("int16"), converting.converter("int8")
+    byte, bool = converting.converter("uint8"), converting.converter("bool")
+    cfloat = converting.converter("complex64")
+    cdouble = converting.converter("complex128")
 
     size, stride, numel, dim = queries.size, queries.stride, queries.numel, queries.dim
     ndimension, nelement, element_size = dim, numel, queries.element_size

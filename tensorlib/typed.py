@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 
-def _words(dtype: dtypes.dtype) -> str:
+def _words(name: str) -> str:
     known = {"uint8": "Byte", "int8": "Char", "int16": "Short", "int32": "Int", "int64": "Long"}
     known |= {"float16": "Half", "float32": "Float", "float64": "Double", "bfloat16": "BFloat16"}
     known |= {"complex64": "ComplexFloat", "complex128": "ComplexDouble", "bool": "Bool"}
-    return known.get(dtype.name, dtype.name.replace("ui", "UI").replace("int", "Int"))
+    return known.get(name, name.replace("ui", "UI").replace("int", "Int"))
 
 
 class TensorType:
@@ -39,6 +39,12 @@ class TensorType:
     def __instancecheck__(self, instance: object) -> bool:
         return getattr(instance, "dtype", None) is self.dtype
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorType) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def __repr__(self) -> str:
         return f"<class 'tensorlib.{self.name}'>"
 
@@ -55,16 +61,27 @@ def construct(data: tuple[Any, ...], dtype: dtypes.dtype, device: Any) -> Tensor
     return interop.tensor(data[0], dtype=dtype, device=device)
 
 
-TYPES = {
-    f"{_words(d)}Tensor": TensorType(f"{_words(d)}Tensor", d)
-    for d in dtypes.ALL
-    if not d.is_complex and not (d.name.startswith("uint") and d.itemsize > 1)
-}
+_NAMED = [d.name for d in dtypes.ALL] + ["bfloat16"]
+
+
+def tensor_type(name: str) -> TensorType | None:
+    """The TensorType of this name, if there is one: not for complex and wide unsigned numbers."""
+    dtype = _dtype_of(name)
+    if dtype is None or dtype.is_complex or (dtype.name.startswith("uint") and dtype.itemsize > 1):
+        return None
+    return TensorType(name, dtype)
+
+
+def _dtype_of(name: str) -> dtypes.dtype | None:
+    for short in _NAMED:
+        if name == f"{_words(short)}Tensor":
+            return dtypes._by_name(short)
+    return None
 
 
 def type_name(dtype: dtypes.dtype) -> str:
     """What `x.type()` gives: `tensorlib.FloatTensor`."""
-    return f"tensorlib.{_words(dtype)}Tensor"
+    return f"tensorlib.{_words(dtype.name)}Tensor"
 
 
 def type_of(name: Any) -> Any:
@@ -72,9 +89,9 @@ def type_of(name: Any) -> Any:
     if isinstance(name, TensorType):
         return name.dtype
     if isinstance(name, str):
-        for found in dtypes.ALL:
-            if name.partition(".")[2] == f"{_words(found)}Tensor":
-                return found
+        found = _dtype_of(name.partition(".")[2])
+        if found is not None:
+            return found
         raise InvalidValueError("type", f"invalid type: {name!r}", "such as tensorlib.FloatTensor")
     return name
 

@@ -122,7 +122,8 @@ def hardtanh(
     def backward(grad: Array) -> Grads:
         return (grad * ((x > min_val) & (x < max_val)),)
 
-    return record(np.clip(x, x.dtype.type(min_val), x.dtype.type(max_val)), backward, input)
+    output = np.clip(x, x.dtype.type(min_val), x.dtype.type(max_val))
+    return record(output.astype(x.dtype, copy=False), backward, input)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:

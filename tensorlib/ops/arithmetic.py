@@ -77,7 +77,7 @@ def _check_alpha(where: str, alpha: Any, *operands: Any) -> None:
     if isinstance(alpha, bool):
         if kinds != {"b"}:
             raise DTypeError(where, f"alpha={alpha} is only supported for Boolean results")
-    elif isinstance(alpha, float) and not kinds & {"f", "c"}:
+    elif isinstance(alpha, float) and not kinds & {"f", "c", "V"}:
         raise DTypeError(where, f"alpha={alpha} with integer tensors", "an integer alpha")
     elif isinstance(alpha, complex) and "c" not in kinds:
         raise DTypeError(where, f"alpha={alpha} with tensors that are not complex", "a real alpha")

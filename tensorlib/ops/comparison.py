@@ -190,7 +190,8 @@ def _limit(where: str, value: Any, dtype: Any) -> Any:
         raise InvalidComparison(where, f"{value} cannot be converted to {dtypes.of(dtype)}")
     if dtype.kind in "iu" and value > np.iinfo(dtype).max:
         raise InvalidComparison(where, f"{value} does not fit {dtypes.of(dtype)}")
-    return np.asarray(value).astype(dtype).item()
+    found = np.asarray(value).astype(dtype)
+    return found[()] if dtype.kind == "V" else found.item()  # bfloat16 with a float is float32
 
 
 def _clamp_tensors(input: Tensor, min: Any, max: Any) -> Tensor:

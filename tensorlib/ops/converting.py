@@ -89,11 +89,11 @@ def type_as(self: Tensor, other: Tensor) -> Tensor:
     return cast(self, other.dtype)
 
 
-def converter(kind: dtypes.dtype) -> Callable[..., Tensor]:
-    """The method that converts to a type."""
+def converter(name: str) -> Callable[..., Tensor]:
+    """The method that converts to the type of this name."""
 
     def convert(self: Tensor, memory_format: Any = None) -> Tensor:
-        return _in_format(cast(self, kind), memory_format)
+        return _in_format(cast(self, getattr(dtypes, name)), memory_format)
 
-    convert.__doc__ = f"As {kind.name}."
+    convert.__doc__ = f"As {name}."
     return convert

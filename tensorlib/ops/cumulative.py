@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib import return_types
+from tensorlib import dtypes, return_types
 from tensorlib.errors import ArgumentError, DimensionError, DTypeError, ShapeError
 from tensorlib.ops import elementwise
 from tensorlib.ops._common import (
@@ -174,7 +174,7 @@ def _logcumsumexp_formula(axis: int) -> Any:
         if grad.array.dtype.kind == "c":
             log = elementwise.log(elementwise.conj(grad))
             return (elementwise.conj(elementwise.exp(reversed_sum(log - output) + x)),)
-        least = float(np.finfo(grad.array.dtype).min)
+        least = float(dtypes.float_info(grad.array.dtype).min)
         log = elementwise.log(elementwise.abs(grad))
         sides = (where(grad > 0, log, least), where(grad < 0, log, least))
         up, down = (elementwise.exp(reversed_sum(side - output) + x) for side in sides)

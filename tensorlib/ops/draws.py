@@ -108,14 +108,14 @@ def uniform_(
     expect_floating("uniform_", kind, complex=True)
     if kind.kind != "c":
         for name, value in (("from", low), ("to", high)):
-            if abs(value) > float(np.finfo(kind).max):
+            if abs(value) > float(dtypes.float_info(kind).max):
                 raise ShapeError("uniform_", f"{name}={value} is out of bounds for {self.dtype}")
         if low > high:
             raise ShapeError(
                 "uniform_",
                 f"expects to return a [from, to) range, but found from={low} > to={high}",
             )
-        if high - low > float(np.finfo(kind).max):
+        if high - low > float(dtypes.float_info(kind).max):
             raise ShapeError(
                 "uniform_", f"to-from exceeds the limit of {self.dtype}: to={high}, from={low}"
             )
@@ -273,7 +273,7 @@ def whole_range(low: Any, high: Any, kind: Any) -> tuple[int, int]:
 
 def _representable(low: int, high: int, kind: Any) -> tuple[int, int]:
     """The range narrowed to what the floating-point type does not round out of it."""
-    digits, most = dtypes.digits(kind), float(np.finfo(kind).max)
+    digits, most = dtypes.digits(kind), float(dtypes.float_info(kind).max)
     after, before = (int(kind.type(float(v))) if abs(v) <= most else v for v in (low + 1, high - 1))
     if after < low:
         low = after + (1 << (abs(low + 1).bit_length() - digits))

@@ -309,7 +309,7 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     one = wrap(np.ones((), size.array.dtype))
     factor = indexing.where(wrap(size.array > maxnorm), scale, one)
     if half:
-        factor = elementwise.cast(factor, dtypes.float16)
+        factor = elementwise.cast(factor, input.dtype)
     return elementwise.mul(input, factor)
 
 
