@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from tensorlib.errors import InvalidValueError
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import floating
 from tensorlib.ops.decomposition import mH, mm, qr, svd
 from tensorlib.ops.out import direct
 from tensorlib.ops.sampling import randn
@@ -68,7 +67,6 @@ def pca_lowrank(
         raise InvalidValueError("pca_lowrank", f"q={q}", f"0 to min(m, n)={min(m, n)}")
     if niter < 0:
         raise InvalidValueError("pca_lowrank", f"niter={niter}", "a non-negative integer")
-    A = floating(A)
     if center:
         A = elementwise.sub(A, reduction.mean(A, (-2,), True))
     return svd_lowrank(A, q, niter)
