@@ -1,6 +1,6 @@
 """Layers, losses and containers under torch's names."""
 
-from tensorlib.nn import functional, init, utils
+from tensorlib.nn import attention, functional, init, parallel, utils
 from tensorlib.nn.activation import (
     CELU,
     ELU,
@@ -156,6 +156,9 @@ from tensorlib.nn.padding import (
     ZeroPad2d,
     ZeroPad3d,
 )
+from tensorlib.nn.parallel import (
+    DataParallel,
+)
 from tensorlib.nn.parameter import (
     Buffer,
     Parameter,
@@ -259,6 +262,7 @@ __all__ = [
     "CosineSimilarity",
     "CrossEntropyLoss",
     "CrossMapLRN2d",
+    "DataParallel",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -381,7 +385,9 @@ __all__ = [
     "ZeroPad1d",
     "ZeroPad2d",
     "ZeroPad3d",
+    "attention",
     "functional",
     "init",
+    "parallel",
     "utils",
 ]

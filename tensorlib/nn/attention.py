@@ -1,7 +1,10 @@
-"""Multi-head attention."""
+"""Multi-head attention, and torch's choice among attention kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any
 
 import tensorlib
@@ -14,7 +17,31 @@ from tensorlib.nn.parameter import Parameter
 from tensorlib.ops.attention import ExpectationError
 from tensorlib.tensor import Tensor
 
-__all__ = ["MultiheadAttention"]
+__all__ = ["MultiheadAttention", "SDPBackend", "sdpa_kernel"]
+
+
+class SDPBackend(IntEnum):
+    """PyTorch's kernels for scaled_dot_product_attention."""
+
+    ERROR = -1
+    MATH = 0
+    FLASH_ATTENTION = 1
+    EFFICIENT_ATTENTION = 2
+    CUDNN_ATTENTION = 3
+    OVERRIDEABLE = 4
+
+
+@contextmanager
+def sdpa_kernel(
+    backends: list[SDPBackend] | SDPBackend, set_priority: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Accepts PyTorch's choice of kernels. There is one here, exact, so it changes nothing."""
+    if not isinstance(backends, list | SDPBackend):
+        raise AssertionError(
+            "sdpa_kernel: backends must be an instance of SDPBackend or a list of them, got"
+            f" {type(backends).__name__}"
+        )
+    yield {}
 
 
 class NonDynamicallyQuantizableLinear(Linear):
