@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from tensorlib.ops.activation import (
     celu,
@@ -19,7 +20,6 @@ from tensorlib.ops.activation import (
     hardtanh_,
     leaky_relu,
     leaky_relu_,
-    log_softmax,
     logsigmoid,
     mish,
     prelu,
@@ -31,8 +31,6 @@ from tensorlib.ops.activation import (
     selu_,
     sigmoid,
     silu,
-    softmax,
-    softmin,
     softplus,
     softshrink,
     softsign,
@@ -41,7 +39,9 @@ from tensorlib.ops.activation import (
     threshold,
     threshold_,
 )
+from tensorlib.ops.activation import log_softmax as _log_softmax
 from tensorlib.ops.activation import relu as _relu
+from tensorlib.ops.activation import softmax as _softmax
 from tensorlib.ops.attention import multi_head_attention_forward, scaled_dot_product_attention
 from tensorlib.ops.classification import (
     binary_cross_entropy,
@@ -268,6 +268,38 @@ __all__ = [
     "upsample_bilinear",
     "upsample_nearest",
 ]
+
+
+def softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+) -> Tensor:
+    """Exponentials of `input`, normalised to sum to one along `dim`."""
+    return _softmax(input, _dim("softmax", input, dim, _stacklevel), dtype)
+
+
+def log_softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+) -> Tensor:
+    """Logarithm of `softmax`, without overflow."""
+    return _log_softmax(input, _dim("log_softmax", input, dim, _stacklevel), dtype)
+
+
+def softmin(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+) -> Tensor:
+    """`softmax(-input)`."""
+    return _softmax(-input, _dim("softmin", input, dim, _stacklevel), dtype)
+
+
+def _dim(name: str, input: Tensor, dim: int | None, stacklevel: int) -> int:
+    if dim is not None:
+        return dim
+    warnings.warn(
+        f"Implicit dimension choice for {name} has been deprecated. Change the call to include"
+        " dim=X as an argument.",
+        stacklevel=stacklevel,
+    )
+    return 0 if input.dim() in (0, 1, 3) else 1
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

@@ -379,6 +379,10 @@ class Module(HookMethods, StateMethods):
         """Cast floating point state to float16."""
         return self._cast_floats(tensorlib.float16)
 
+    def bfloat16(self) -> Self:
+        """Cast floating point state to bfloat16."""
+        return self._cast_floats(tensorlib.bfloat16)
+
     def cpu(self) -> Self:
         return self.to("cpu")
 

@@ -411,7 +411,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 @takes_out
-def softmax(input: Tensor, dim: Any = None, *, dtype: Any = None) -> Tensor:
+def softmax(input: Tensor, dim: Any = None, dtype: Any = None) -> Tensor:
     """Exponentials of `input`, normalised to sum to one along `dim`."""
     x, axis, input, kind = _soft("softmax", input, dim, dtype)
     output = (softmax_kernels.softmax(x, axis) if x.size else x.copy()).reshape(input.array.shape)
@@ -436,7 +436,7 @@ def _soft(where: str, input: Tensor, dim: Any, dtype: Any) -> tuple[Any, int, Te
 
 
 @takes_out
-def log_softmax(input: Tensor, dim: Any = None, *, dtype: Any = None) -> Tensor:
+def log_softmax(input: Tensor, dim: Any = None, dtype: Any = None) -> Tensor:
     """Logarithm of `softmax`, without overflow."""
     x, axis, input, kind = _soft("log_softmax", input, dim, dtype)
     output = softmax_kernels.log_softmax(x, axis) if x.size else x.copy()
@@ -448,11 +448,6 @@ def log_softmax(input: Tensor, dim: Any = None, *, dtype: Any = None) -> Tensor:
         return (grad - np.exp(output) * grad.sum(axis, keepdims=True),)
 
     return astype(record(output, backward, input), kind)
-
-
-def softmin(input: Tensor, dim: int | None = None, *, dtype: Any = None) -> Tensor:
-    """`softmax(-input)`."""
-    return softmax(elementwise.neg(input), dim, dtype=dtype)
 
 
 @takes_out
