@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,18 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, dim_index, expect_tensor, named, record, wants
+from tensorlib.ops._common import (
+    Array,
+    Grads,
+    broadcast_shapes,
+    dim_index,
+    expect_tensor,
+    named,
+    promoted,
+    record,
+    wants,
+)
+from tensorlib.ops._formula import derived
 from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
@@ -446,9 +458,20 @@ def linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
         )
     if a.dtype.kind == "b" and b.dtype.kind == "b":
         raise DTypeError("linalg.cross", "not implemented for bool", "numbers")
-    ahead = elementwise.mul(shape.roll(input, -1, axis), shape.roll(other, -2, axis))
-    behind = elementwise.mul(shape.roll(input, -2, axis), shape.roll(other, -1, axis))
-    return elementwise.sub(ahead, behind)
+    input, other = promoted(input, other)
+    a, b = input.array, other.array
+    broadcast_shapes(a.shape, b.shape)
+    ahead = np.roll(a, -1, axis) * np.roll(b, -2, axis)
+    output = ahead - np.roll(a, -2, axis) * np.roll(b, -1, axis)
+
+    def formula(grad: Tensor, _: Tensor, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        again = direct(linalg_cross)
+        return (
+            again(elementwise.conj(y), grad, dim=axis),
+            again(grad, elementwise.conj(x), dim=axis),
+        )
+
+    return derived(output, formula, input, other, name="linalg_cross")
 
 
 @takes_out

@@ -141,6 +141,7 @@ def matrix_rank(
     return wrap(np.asarray((sizes > limit[..., None]).sum(-1), np.int64))
 
 
+@takes_exact_out
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
     """Least-squares solutions of `A @ X = B` by LAPACK's `driver` (gelsy, gels, gelsd or gelss),
     the squared residuals, ranks and singular values where that driver gives them.
