@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib.pth import LoadError, SaveError, UnsafePickleError, widen
+from tensorlib.pth import LoadError, SaveError, UnsafePickleError, numpy_type
 from tensorlib.pth.reader import MapLocation, read
 from tensorlib.pth.writer import write
 
@@ -42,8 +42,7 @@ def load(
             None keeps each tensor's own device.
         weights_only: only True; arbitrary pickles can run arbitrary code and are refused.
 
-    Tensors that shared a storage share memory again; strides and offsets are kept. bfloat16, which
-    NumPy does not have, comes back as float32 with the same values (exact).
+    Tensors that shared a storage share memory again; strides and offsets are kept.
 
     Raises:
         LoadError: damaged or truncated file, wrong checksum, another format, device not here.
@@ -135,7 +134,7 @@ def save_safetensors(
     arrays = {}
     for name, value in tensors.items():
         array = np.asarray(value.detach().cpu().array if hasattr(value, "detach") else value)
-        if array.dtype.kind not in "biufc":
+        if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
             raise SaveError(
                 f"save_safetensors: {name!r} is a {type(value).__name__}; expected a tensor."
             )
@@ -148,7 +147,7 @@ def save_safetensors(
 def load_safetensors(f: PathLike, device: Any = "cpu") -> dict[str, Tensor]:
     """Read a safetensors file: names to tensors on `device`.
 
-    bfloat16 comes back as float32 with the same values. Raises LoadError for a damaged file.
+    Raises LoadError for a damaged file.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -171,9 +170,8 @@ def load_safetensors(f: PathLike, device: Any = "cpu") -> dict[str, Tensor]:
                 f"load_safetensors {path}: {name!r} has dtype {member['dtype']}; expected one of"
                 f" {', '.join(_SAFETENSORS)}."
             )
-        data = np.frombuffer(bytearray(member["data"]), "<u2" if code == "bfloat16" else code)
-        array = (widen(data) if code == "bfloat16" else data).reshape(member["shape"])
-        tensor = Tensor._wrap(array)
+        data = np.frombuffer(bytearray(member["data"]), numpy_type(code))
+        tensor = Tensor._wrap(data.reshape(member["shape"]))
         tensors[name] = tensor if str(device) == "cpu" else tensor.to(device)
     return tensors
 

@@ -12,6 +12,7 @@ TensorlibError
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class SaveError(TensorlibError, TypeError):
     """An object that has no place in a file of weights."""
 
 
-# torch's storage class -> the bytes' NumPy type; bfloat16 has none and is widened, see `load`
+# torch's storage class -> the bytes' type; NumPy has no bfloat16, see `numpy_type`
 STORAGES: dict[str, str] = {
     "FloatStorage": "f4",
     "DoubleStorage": "f8",
@@ -51,12 +52,20 @@ DTYPES = """
     float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool
     complex64 complex128
 """.split()  # noqa: SIM905 (a table reads better)
-STORAGE_OF = {np.dtype(code): name for name, code in STORAGES.items() if code != "bfloat16"}
 UNTYPED_OF = {np.dtype(code): name for name, code in UNTYPED.items()}
+STORAGE_OF = {np.dtype(code): name for name, code in STORAGES.items() if code != "bfloat16"}
 
 
-def widen(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 is the upper half of a float32."""
-    wide: np.ndarray = bits.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
+def numpy_type(code: str) -> np.dtype[Any]:
+    """The type of a storage's items."""
+    if code == "bfloat16":
+        from tensorlib import dtypes
+
+        found: np.dtype[Any] = dtypes.bfloat16.numpy
+        return found
+    return np.dtype(code)
+
+
+def storage_name(dtype: np.dtype[Any]) -> str:
+    """The storage class for items of this type."""
+    return "BFloat16Storage" if dtype.kind == "V" else STORAGE_OF[dtype]

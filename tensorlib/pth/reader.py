@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlib.pth import DTYPES, STORAGES, UNTYPED, LoadError, UnsafePickleError, widen
+from tensorlib.pth import DTYPES, STORAGES, UNTYPED, LoadError, UnsafePickleError, numpy_type
 from tensorlib.pth.unpickler import BadPickle, Call, RefusedPickle, unpickle
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def read(file: IO[bytes], where: str, map_location: MapLocation) -> Any:
     with _Archive(file, where) as archive:
         storages = _Storages(archive, map_location)
         try:
-            return unpickle(archive.read("data.pkl"), storages.names(), storages.storage)
+            pickled = archive.read("data.pkl")
+            return unpickle(pickled, storages.names(pickled), storages.storage)
         except RefusedPickle as error:
             raise UnsafePickleError(
                 f"{where}: {error}; expected tensors, numbers, text and containers of these."
@@ -171,14 +172,15 @@ class _Storages:
             raise LoadError(f"{self.where}: byteorder is {order[:20]!r}; expected little or big.")
         self.swap = order.decode() != sys.byteorder
 
-    def names(self) -> dict[str, Any]:
-        """The allow-list: everything a file may name beside plain containers."""
+    def names(self, pickled: bytes) -> dict[str, Any]:
+        """The allow-list: everything the file may name beside plain containers."""
         import tensorlib
 
         names: dict[str, Any] = {f"torch.{name}": _StorageType(name) for name in STORAGES}
         names["torch.storage.UntypedStorage"] = _StorageType("UntypedStorage")
         for name in DTYPES:
-            names[f"torch.{name}"] = getattr(tensorlib, name, _StorageType(name))
+            if name != "bfloat16" or b"bfloat16" in pickled:  # a library is loaded for it
+                names[f"torch.{name}"] = getattr(tensorlib, name)
         functions: dict[str, Callable[..., Any]] = {
             "torch.Size": lambda sizes: tensorlib.Size(_ints("size", sizes)),
             "torch.device": _device,
@@ -205,19 +207,16 @@ class _Storages:
         code = "u1" if kind == "UntypedStorage" else STORAGES.get(kind)
         if code is None:
             raise BadPickle(f"storage {key!r} has the type {kind}, which is no storage")
-        dtype = np.dtype("u2" if code == "bfloat16" else code)
+        dtype = numpy_type(code)
         data = self.archive.read_into(f"data/{key}")
         if data.nbytes != numel * dtype.itemsize:
             raise LoadError(
                 f"{self.where}: storage {key!r} has {data.nbytes} bytes; expected"
                 f" {numel * dtype.itemsize} ({numel} items of {kind}). The file is damaged."
             )
-        typed = data.view(dtype)
         if self.swap and code != "u1":
-            typed.byteswap(inplace=True)
-        if code == "bfloat16":
-            typed = widen(typed)
-        return typed
+            data.view(f"u{dtype.itemsize}" if dtype.kind != "c" else dtype).byteswap(inplace=True)
+        return data.view(dtype)
 
     def tensor(
         self,
@@ -276,7 +275,7 @@ class _Storages:
         if not math.prod(size):
             return np.empty(size, data.dtype)
         strides = tuple(step * data.itemsize for step in stride)
-        return np.ndarray(size, data.dtype, data.data, offset * data.itemsize, strides)
+        return np.ndarray(size, data.dtype, data.view(np.uint8), offset * data.itemsize, strides)
 
     def place(self, array: np.ndarray, saved: str, requires_grad: bool) -> Tensor:
         from tensorlib.tensor import Tensor

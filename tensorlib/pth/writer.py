@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tensorlib.pth import STORAGE_OF, UNTYPED_OF, SaveError
+from tensorlib.pth import UNTYPED_OF, SaveError, storage_name
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -147,7 +147,7 @@ class _Pickler(pickle._Pickler):
             args = (ident, offset, tuple(array.shape), steps, tensor.requires_grad, hooks)
             dtype = _name("torch", UNTYPED_OF[array.dtype])
             return _name("torch._utils", "_rebuild_tensor_v3"), (*args, dtype)
-        kind = _name("torch", STORAGE_OF[array.dtype])
+        kind = _name("torch", storage_name(array.dtype))
         ident = _StorageId("storage", kind, str(key), location, storage.size)
         args = (ident, offset, tuple(array.shape), steps, tensor.requires_grad, hooks)
         return _name("torch._utils", "_rebuild_tensor_v2"), args

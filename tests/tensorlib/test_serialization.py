@@ -380,11 +380,11 @@ def test_big_endian_files():
     assert load(io.BytesIO(archive(members))).tolist() == [[0, 1], [2, 3]]
 
 
-def test_bfloat16_is_widened_exactly():
+def test_bfloat16_is_read_exactly():
     bits = np.array([0x3F80, 0xC049, 0x7F80, 0x0001], "<u2")
     back = load(with_pickle(tensor_pickle(kind="BFloat16Storage"), _0=bits.tobytes()))
-    assert back.dtype is tensorlib.float32
-    assert back.numpy().view("u4").reshape(-1).tolist() == [int(b) << 16 for b in bits]
+    assert back.dtype is tensorlib.bfloat16
+    assert back.float().numpy().view("u4").reshape(-1).tolist() == [int(b) << 16 for b in bits]
 
 
 # --- attacks -----------------------------------------------------------------------------------
@@ -581,8 +581,14 @@ def test_we_read_what_torch_writes(dtype, tmp_path):
 def test_we_read_torchs_bfloat16(tmp_path):
     torch = pytest.importorskip("torch")
     x = torch.randn(5, 7).to(torch.bfloat16)
-    torch.save(x.t(), tmp_path / "x.pth")
-    np.testing.assert_array_equal(load(tmp_path / "x.pth").numpy(), x.t().float().numpy())
+    torch.save({"x": x.t(), "dtype": torch.bfloat16}, tmp_path / "x.pth")
+    back = load(tmp_path / "x.pth")
+    assert back["dtype"] is back["x"].dtype is tensorlib.bfloat16
+    np.testing.assert_array_equal(back["x"].float().numpy(), x.t().float().numpy())
+    save({"x": back["x"][1:], "dtype": tensorlib.bfloat16}, tmp_path / "y.pth")
+    again = torch.load(tmp_path / "y.pth")
+    assert again["dtype"] is torch.bfloat16
+    assert torch.equal(again["x"], x.t()[1:])
 
 
 @pytest.mark.oracle
@@ -685,7 +691,11 @@ def test_safetensors_bfloat16(tmp_path):
     header = b'{"x":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
     data = np.array([0x3F80, 0xC049], "<u2").tobytes()
     (tmp_path / "x").write_bytes(struct.pack("<Q", len(header)) + header + data)
-    assert load_safetensors(tmp_path / "x")["x"].tolist() == [1.0, -3.140625]
+    back = load_safetensors(tmp_path / "x")["x"]
+    assert back.dtype is tensorlib.bfloat16
+    assert back.tolist() == [1.0, -3.140625]
+    save_safetensors({"x": back}, tmp_path / "y")
+    assert load_safetensors(tmp_path / "y")["x"].tolist() == [1.0, -3.140625]
 
 
 def test_damaged_safetensors(tmp_path):
