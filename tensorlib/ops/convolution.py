@@ -270,6 +270,13 @@ def _weight_grad(
     return record(output, conv_weight, input, grad, smooth=smooth)
 
 
+def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tensor:
+    """`conv1d` of sequences first: [T, N, C] with [K, C, O] to [T', N, O]."""
+    sequences = shape.permute(input, 1, 2, 0)
+    result = conv1d(sequences, shape.permute(weight, 2, 1, 0), bias, padding=pad)
+    return shape.permute(result, 2, 0, 1)
+
+
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,

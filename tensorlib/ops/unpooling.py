@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
-from tensorlib.ops import indexing, shape
+from tensorlib.ops import indexing, pooling, shape
 from tensorlib.ops._common import Array, Grads, check_dtype, record, wrap
 from tensorlib.ops.convolution import sizes_of
 
@@ -287,3 +289,23 @@ def _largest(flat: Array, starts: list[Array], lengths: Sizes, kernel: Sizes) ->
             best, place = np.where(better, value, best), np.where(better, position, place)
     found: Array = place
     return found
+
+
+# -- maxima and their places -----------------------------------------------------------------------
+
+
+def _with_indices(pool: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(pool)
+    def both(input: Tensor, *args: Any, return_indices: bool = False, **kwargs: Any) -> Any:
+        return pool(input, *args, return_indices=True, **kwargs)
+
+    both.__name__ = both.__qualname__ = f"{pool.__name__}_with_indices"
+    return both
+
+
+max_pool1d_with_indices = _with_indices(pooling.max_pool1d)
+max_pool2d_with_indices = _with_indices(pooling.max_pool2d)
+max_pool3d_with_indices = _with_indices(pooling.max_pool3d)
+adaptive_max_pool1d_with_indices = _with_indices(pooling.adaptive_max_pool1d)
+adaptive_max_pool2d_with_indices = _with_indices(pooling.adaptive_max_pool2d)
+adaptive_max_pool3d_with_indices = _with_indices(pooling.adaptive_max_pool3d)
