@@ -84,16 +84,21 @@ from tensorlib.ops._common import (
 )
 from tensorlib.ops.activation import (
     celu,
+    celu_,
+    hardshrink,
     log_softmax,
     logit,
     prelu,
     relu,
     rrelu,
+    rrelu_,
     selu,
+    selu_,
     sigmoid,
     softmax,
     tanh,
     threshold,
+    threshold_,
 )
 from tensorlib.ops.bessel import i0
 from tensorlib.ops.contraction import chain_matmul, einsum, inner, kron, tensordot
@@ -101,6 +106,7 @@ from tensorlib.ops.convolution import (
     conv1d,
     conv2d,
     conv3d,
+    conv_tbc,
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
@@ -121,7 +127,9 @@ from tensorlib.ops.decomposition import legacy_cholesky as cholesky
 from tensorlib.ops.decomposition import legacy_qr as qr
 from tensorlib.ops.decomposition import legacy_svd as svd
 from tensorlib.ops.dropout import (
+    alpha_dropout,
     dropout,
+    feature_alpha_dropout,
 )
 from tensorlib.ops.elementwise import (
     abs,
@@ -329,6 +337,7 @@ from tensorlib.ops.pooling import (
     avg_pool1d,
     max_pool1d,
     max_pool2d,
+    max_pool3d,
 )
 from tensorlib.ops.pseudoinverse import pinverse
 from tensorlib.ops.queries import (
@@ -713,6 +722,7 @@ __all__ = [
     "cdouble",
     "ceil",
     "celu",
+    "celu_",
     "cfloat",
     "chain_matmul",
     "channel_shuffle",
@@ -741,6 +751,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_tbc",
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
@@ -845,6 +856,7 @@ __all__ = [
     "gru_cell",
     "gt",
     "half",
+    "hardshrink",
     "hamming_window",
     "hann_window",
     "heaviside",
@@ -948,6 +960,7 @@ __all__ = [
     "max",
     "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
     "maximum",
     "mean",
     "median",
@@ -1046,6 +1059,7 @@ __all__ = [
     "round",
     "row_stack",
     "rrelu",
+    "rrelu_",
     "rsqrt",
     "rsub",
     "save",
@@ -1060,6 +1074,7 @@ __all__ = [
     "select_copy",
     "select_scatter",
     "selu",
+    "selu_",
     "serialization",
     "set_default_device",
     "set_default_dtype",
@@ -1113,6 +1128,7 @@ __all__ = [
     "tensordot",
     "testing",
     "threshold",
+    "threshold_",
     "tile",
     "to_dlpack",
     "topk",

@@ -642,6 +642,7 @@ class Tensor:
     relu, sigmoid = activation.relu, activation.sigmoid
     tanh, softmax = activation.tanh, activation.softmax
     log_softmax, prelu, logit = activation.log_softmax, activation.prelu, activation.logit
+    hardshrink = activation.hardshrink
 
     sum, mean, prod = reduction.sum, reduction.mean, reduction.prod
     nansum, nanmean = reduction.nansum, reduction.nanmean
