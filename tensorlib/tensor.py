@@ -824,7 +824,7 @@ class Tensor:
     def mT(self) -> Tensor:
         """The last two dimensions exchanged."""
         _matrices("mT", self)
-        return shapes.transpose(self, -2, -1) if self.array.ndim else shapes.permute(self, ())
+        return shapes.transpose(self, -2, -1) if self.array.ndim else self
 
     @property
     def H(self) -> Tensor:
@@ -842,7 +842,7 @@ class Tensor:
     def mH(self) -> Tensor:
         """The last two dimensions exchanged, conjugated."""
         _matrices("mH", self)
-        return shapes.adjoint(self)
+        return shapes.adjoint(self) if self.array.ndim else elementwise.conj(self)
 
 
 def _matrices(where: str, tensor: Tensor) -> None:

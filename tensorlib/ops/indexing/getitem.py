@@ -22,8 +22,6 @@ from tensorlib.ops.strides import in_order, ordered, strided
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
-_BASIC = (int, slice, type(None), type(Ellipsis))
-
 
 class IndexTypeError(DimensionError, TypeError):
     """Something that cannot be an index."""
@@ -50,7 +48,7 @@ def parse_index(index: Any) -> tuple[tuple[Any, ...], bool]:
             whole = True
         else:
             item = index_array(item)
-            basic = basic and isinstance(item, int)
+            basic = basic and type(item) is int  # a bool is none
         parsed.append(item)
     if basic and not whole:
         parsed.append(Ellipsis)
@@ -135,16 +133,38 @@ def stages(place: tuple[Any, ...]) -> tuple[Any, Any]:
     for item in place:
         if type(item) is int:
             first.append(item)
-        elif isinstance(item, _BASIC):
+        elif _keeps(item):
             first.append(item)
             rest.append(item if item is Ellipsis else slice(None))
         else:
             rest.append(item)
-            used = 0 if np.ndim(item) == 0 else item.ndim if item.dtype.kind == "b" else 1
-            first.extend([slice(None)] * used)
+            first.extend([slice(None)] * taken(item))
     if Ellipsis not in first:
         first.append(Ellipsis)
     return tuple(first), tuple(rest)
+
+
+def _keeps(item: Any) -> bool:
+    """Whether an entry of an index leaves dimensions in their place."""
+    return item is None or item is Ellipsis or isinstance(item, slice)
+
+
+def joined(place: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
+    """Without an ellipsis that stands for no dimension: in NumPy it would keep the index arrays
+    around it apart.
+    """
+    if any(item is Ellipsis for item in place[1:-1]):
+        used = sum(map(taken, place))
+        if used == ndim:
+            return tuple(item for item in place if item is not Ellipsis)
+    return place
+
+
+def taken(item: Any) -> int:
+    """How many dimensions an entry of an index takes."""
+    if item is None or item is Ellipsis or np.ndim(item) == 0:
+        return int(type(item) is int or isinstance(item, slice))
+    return int(item.ndim) if item.dtype.kind == "b" else 1
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -241,6 +261,7 @@ def _unsqueezed(x: Any, output: Any, place: tuple[Any, ...]) -> Any:
 def _gathered(input: Tensor, place: tuple[Any, ...]) -> Tensor:
     x = input.array
     shape = x.shape
+    place = joined(place, x.ndim)
     axis = _only_axis(place)
     try:
         if axis and x.flags.c_contiguous:
@@ -297,15 +318,10 @@ def _laid_out(x: Any, output: Any, place: tuple[Any, ...]) -> Any:
 
 def _index_strides(x: Any, output: Any, place: tuple[Any, ...]) -> list[tuple[int, ...]]:
     """Strides by which the source and the index arrays are walked, per dimension of `output`."""
-    taken = [
-        0 if np.ndim(p) == 0 else p.ndim if p.dtype.kind == "b" else 1
-        for p in place
-        if not isinstance(p, _BASIC)
-    ]
-    rest = x.ndim - sum(taken) - sum(isinstance(p, slice) for p in place)
+    rest = x.ndim - sum(map(taken, place))
     steps: list[int] = []  # of the dimensions that stay
     source, spots, arrays = 0, [], []
-    full = [*place] if Ellipsis in [p for p in place if isinstance(p, _BASIC)] else [*place, ...]
+    full = place if any(p is Ellipsis for p in place) else (*place, ...)
     kept = 0
     for item in full:
         if item is None:

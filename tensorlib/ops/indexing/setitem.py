@@ -8,13 +8,15 @@ import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.autograd import tape
-from tensorlib.errors import ArgumentError, DTypeError, ShapeError
+from tensorlib.errors import ArgumentError, DimensionError, DTypeError, ShapeError
 from tensorlib.ops._common import Array, Grads, astype, expect_tensor, record
 from tensorlib.ops.indexing.getitem import (
     index_array,
+    joined,
     out_of_range,
     parse_index,
     stages,
+    taken,
     viewed,
 )
 from tensorlib.ops.strides import copied, partly_overlap
@@ -30,6 +32,8 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
         first, place = stages(place)
         input = viewed(input, first)
     x = input.array
+    if not basic:
+        place = joined(place, x.ndim)
     tape.check_inplace(input, "setitem")
     given = value if hasattr(value, "array") else None
     if given is not None:
@@ -60,7 +64,7 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
         x[place] = target
     except IndexError as error:
         raise out_of_range(error, x.shape, place) from None
-    except ValueError:
+    except (ValueError, TypeError):
         raise ShapeError(
             "setitem",
             f"shape mismatch: value tensor of shape {list(np.shape(target))} cannot be broadcast "
@@ -107,7 +111,9 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
             "index_put",
             f"argument 'indices' must be tuple of Tensors, not {type(indices).__name__}",
         )
-    place: Any = tuple(slice(None) if i is None else index_array(i) for i in indices)
+    for i in indices:
+        expect_tensor("index_put", "indices", i)
+    place: Any = tuple(map(index_array, indices))
     place = tuple(np.asarray(i) if type(i) is int else i for i in place)
     if input.array.dtype != values.array.dtype:
         raise DTypeError(
@@ -116,7 +122,40 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
             f"{dtypes.of(input.array.dtype)} for the destination and "
             f"{dtypes.of(values.array.dtype)} for the source.",
         )
+    shape = _indexed_shape(input.array.shape, place)
+    given = values.array.shape
+    if len(given) > len(shape) or any(
+        n not in (1, m) for n, m in zip(given[::-1], shape[::-1], strict=False)
+    ):  # also because NumPy's add.at crashes on such values
+        raise ShapeError(
+            "index_put",
+            f"shape mismatch: value tensor of shape {list(given)} cannot be broadcast to indexing "
+            f"result of shape {list(shape)}",
+        )
     return put_at(input, place, values, accumulate)
+
+
+def _indexed_shape(shape: tuple[int, ...], place: Any) -> tuple[int, ...]:
+    """The shape of what index arrays for the first dimensions select."""
+    used = 0
+    for i in place:
+        own = shape[used : used + taken(i)]
+        if i.dtype.kind == "b" and i.shape != own:
+            raise DimensionError(
+                "index_put",
+                f"The shape of the mask {list(i.shape)} at index {used} does not match the shape "
+                f"of the indexed tensor {list(shape)}",
+            )
+        if used >= len(shape):
+            raise DimensionError("index_put", f"too many indices for tensor of shape {shape}")
+        if own == (0,) and i.size and i.dtype.kind != "b":
+            raise DimensionError("index_put", "index is out of bounds for dimension with size 0")
+        used += taken(i)
+    forms = [(np.count_nonzero(i),) if i.dtype.kind == "b" else i.shape for i in place]
+    try:
+        return (*np.broadcast_shapes(*forms), *shape[used:])
+    except ValueError as error:
+        raise out_of_range(error, shape, place) from None
 
 
 def put_at(input: Tensor, place: Any, values: Tensor, accumulate: bool) -> Tensor:
@@ -127,14 +166,8 @@ def put_at(input: Tensor, place: Any, values: Tensor, accumulate: bool) -> Tenso
             np.add.at(output, place, values.array)
         else:
             output[place] = values.array
-    except IndexError as error:
+    except (IndexError, ValueError) as error:
         raise out_of_range(error, output.shape, place) from None
-    except ValueError:
-        raise ShapeError(
-            "index_put",
-            f"shape mismatch: value tensor of shape {list(values.array.shape)} cannot be "
-            f"broadcast to indexing result of shape {list(output[place].shape)}",
-        ) from None
 
     def backward(grad: Array) -> Grads:
         if accumulate:

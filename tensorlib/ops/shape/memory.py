@@ -95,7 +95,7 @@ def _resize(where: str, self: Tensor, shape: tuple[int, ...], memory_format: Any
     have = held.size and extent(held.shape, held.strides) + held.itemsize
     need = 0 if 0 in shape else offset + extent(shape, strides) + x.itemsize
     if need > have:
-        if self._base is not None:
+        if self._base is not None and have:
             raise UnsupportedError(
                 where,
                 f"a view of {have} bytes of memory would need {need}: memory that other tensors "
@@ -105,7 +105,7 @@ def _resize(where: str, self: Tensor, shape: tuple[int, ...], memory_format: Any
         grown = np.empty_like(x, shape=(need // x.itemsize,))
         if have:
             grown.view(np.uint8)[:have] = memory(held).view(np.uint8)
-        held = grown
+        held, self._base = grown, None
     self.array = strided(held, shape, strides, offset, x.dtype)
     if self._base is None:
         _extra(self)["memory"] = held

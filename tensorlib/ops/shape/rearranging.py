@@ -20,7 +20,7 @@ from tensorlib.ops._common import (
 )
 from tensorlib.ops.out import takes_out
 from tensorlib.ops.shape.reinterpret import diagonal_of
-from tensorlib.ops.shape.views import numbers, reshape
+from tensorlib.ops.shape.views import expand, flatten, numbers, reshape, unsqueeze
 from tensorlib.ops.strides import copied, empty_channels_last, empty_like, is_channels_last
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def repeat_interleave(
     if dim is None:
         input, dim = reshape(input, (-1,)), 0
     axis = dim_index(dim, input.array.ndim, "repeat_interleave")
-    if not input.array.ndim:
+    scalar = not input.array.ndim
+    if scalar:
         input = reshape(input, (1,))
     if hasattr(repeats, "array"):
         given = repeats.array
@@ -91,7 +92,9 @@ def repeat_interleave(
                 "repeat_interleave", f"repeats has to be Long or Int tensor, got {repeats.dtype}"
             )
     elif hasattr(repeats, "__index__"):
-        given = np.asarray(repeats)
+        if scalar:
+            raise DimensionError("repeat_interleave", f"dim {dim} of a 0-dim tensor")
+        return _each_repeated(input, repeats.__index__(), axis, output_size)
     elif isinstance(repeats, list | tuple):
         given = np.asarray(repeats, np.int64)
     else:
@@ -102,6 +105,24 @@ def repeat_interleave(
     size = input.array.shape[axis]
     order = np.repeat(np.arange(size), _counts(given, size, axis, output_size))
     return index_select(input, axis, wrap(order))
+
+
+def _each_repeated(input: Tensor, count: int, axis: int, output_size: int | None) -> Tensor:
+    """All elements equally often: expanded, copied, flattened."""
+    shape = input.array.shape
+    if count < 0:
+        raise ShapeError("repeat_interleave", f"Repeats must be non-negative, got {count}")
+    _expect_size(output_size, shape[axis] * count)
+    wide = expand(unsqueeze(input, axis + 1), (*shape[: axis + 1], count, *shape[axis + 1 :]))
+    return flatten(clone(wide, memory_format="contiguous_format"), axis, axis + 1)
+
+
+def _expect_size(output_size: int | None, total: int) -> None:
+    if output_size is not None and output_size != total:
+        raise ShapeError(
+            "repeat_interleave",
+            f"allocated size {output_size} does not match required size {total}",
+        )
 
 
 def _counts(given: Any, size: int, axis: int | None, output_size: int | None) -> Any:
@@ -118,11 +139,7 @@ def _counts(given: Any, size: int, axis: int | None, output_size: int | None) ->
         raise ShapeError("repeat_interleave", f"repeats can not be negative: {given.tolist()}")
     counts = given.reshape(-1) if given.ndim else given
     total = int(counts.sum()) * (size if counts.size == 1 != size else 1)
-    if output_size is not None and output_size != total:
-        raise ShapeError(
-            "repeat_interleave",
-            f"allocated size {output_size} does not match required size {total}",
-        )
+    _expect_size(output_size, total)
     return counts
 
 
@@ -164,9 +181,9 @@ def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
         raise ShapeError("rot90", f"expected total rotation dims == 2, but got dims = {len(dims)}")
     if x.ndim < 2:
         raise ShapeError("rot90", f"expected total dims >= 2, but got total dims = {x.ndim}")
-    if dims[0] == dims[1] or abs(dims[0] - dims[1]) == x.ndim:
-        raise ShapeError("rot90", f"expected rotation dims to be different, but got {tuple(dims)}")
     axes: Any = tuple(dim_index(d, x.ndim, "rot90") for d in dims)
+    if axes[0] == axes[1]:
+        raise ShapeError("rot90", f"expected rotation dims to be different, but got {tuple(dims)}")
     turns = k % 4
 
     def backward(grad: Array) -> Grads:
@@ -188,6 +205,8 @@ def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     """Elements shifted along `dims`, those pushed out coming in at the other end."""
     x = input.array
+    if not x.size:  # nothing is checked then, as in PyTorch
+        return clone(input)
     steps = numbers("roll", (shifts,), None)
     given = numbers("roll", (dims,), None) if dims is not None else ()
     if not steps:

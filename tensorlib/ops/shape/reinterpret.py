@@ -267,7 +267,9 @@ def diagonal_of(x: Any, offset: int, a: int, b: int) -> Any:
     """The array view that `diagonal` returns."""
     rows, columns = x.shape[a], x.shape[b]
     length = max(min(rows + min(offset, 0), columns - max(offset, 0)), 0)
-    begin = (max(-offset, 0) * x.strides[a] + max(offset, 0) * x.strides[b]) if length else 0
+    begin = (
+        (max(-offset, 0) * x.strides[a] + max(offset, 0) * x.strides[b]) if length and x.size else 0
+    )
     rest = [i for i in range(x.ndim) if i not in (a, b)]
     shape = (*(x.shape[i] for i in rest), length)
     strides = (*(x.strides[i] for i in rest), x.strides[a] + x.strides[b])
