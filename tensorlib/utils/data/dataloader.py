@@ -3,51 +3,54 @@
 Threads, not processes: PIL and NumPy release the interpreter lock while they work, and nothing has
 to be copied between processes. Batches come in order whatever the number of threads.
 
-The order and the augmentation of samples follow from (seed, epoch, index), see `randomness`.
-Iterating draws nothing from the global generator: without a `generator` the seed is what
-`manual_seed` set when the loader was made, with one it is the generator's `initial_seed()`.
+Each iteration draws what torch's does: one number for its workers, then what the sampler draws.
+A `DistributedSampler`'s order follows from (seed, epoch), and so does the augmentation of every
+sample, see `randomness`: the seed is the `initial_seed()` of the generator, the global one's
+without one, when the loader was made.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from tensorlib.errors import UnsupportedError
 from tensorlib.utils.workers import Workers
 
-from .collate import default_collate
-from .dataset import batch_getter, length
+from .collate import default_collate, default_convert
+from .dataset import IterableDataset, length
 from .distributed import DistributedSampler
-from .randomness import sampling
-from .sampler import BatchSampler, RandomSampler, SequentialSampler, seed_of
+from .fetch import fetch
+from .sampler import BatchSampler, RandomSampler, SequentialSampler, draw_seed, seed_of
 
 if TYPE_CHECKING:
-    from tensorlib import Generator
+    from tensorlib import Generator, Tensor
 
 _STATE_VERSION = 1
-
-
-class SampleError(RuntimeError):
-    """A data set raised while a sample was loaded; names the sample, the cause is `__cause__`."""
+_FIXED = {"batch_size", "batch_sampler", "sampler", "drop_last", "dataset", "persistent_workers"}
 
 
 class DataLoader:
-    """Batches of `dataset`, by torch's arguments.
+    """Batches of `dataset`, by torch's arguments and in torch's order.
 
     Args:
-        shuffle: a new permutation each epoch, seeded `seed + epoch` like `DistributedSampler`'s.
+        batch_size: None gives the samples themselves, through `default_convert`.
+        shuffle: a new permutation each epoch, drawn from `generator` or else the global one.
         sampler, batch_sampler: own orders of indices, or of lists of indices.
-        num_workers: threads that load samples ahead; 0 loads in the calling thread.
+        num_workers: threads that load samples ahead; 0 loads in the calling thread. An
+            `IterableDataset` is always read there, once.
         collate_fn: samples to batch; default `default_collate`.
+        pin_memory: warns that there is no page-locked memory here, as torch without a GPU.
         timeout: seconds to wait for a batch from the threads; 0 waits without a limit.
-        generator: where the seed is read from; it is not moved.
+        worker_init_fn, multiprocessing_context: refused with threads, they speak of processes.
         prefetch_factor: batches held ready or in work per thread (default 2).
-        pin_memory: only False; there is no page-locked memory here.
+        persistent_workers, in_order: threads start at once and batches are always in order.
 
     Each `iter(loader)` is the next epoch (`loader.epoch`), also when the one before was left early,
     except right after `load_state_dict`, which continues the saved epoch where it was. A sampler
@@ -63,15 +66,26 @@ class DataLoader:
         sampler: Iterable[int] | None = None,
         batch_sampler: Iterable[Sequence[int]] | None = None,
         num_workers: int = 0,
-        collate_fn: Callable[[Sequence[Any]], Any] | None = None,
+        collate_fn: Callable[[Any], Any] | None = None,
         pin_memory: bool = False,
         drop_last: bool = False,
         timeout: float = 0,
-        *,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
         generator: Generator | None = None,
+        *,
         prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        in_order: bool = True,
     ):
-        _check_arguments(num_workers, prefetch_factor, timeout, pin_memory)
+        _check_arguments(num_workers, prefetch_factor, timeout, persistent_workers)
+        _check_processes(num_workers, worker_init_fn, multiprocessing_context)
+        stream = isinstance(dataset, IterableDataset)
+        if stream and (shuffle or sampler is not None or batch_sampler is not None):
+            raise ValueError(
+                f"DataLoader: shuffle={shuffle}, sampler={sampler}, batch_sampler={batch_sampler} "
+                "with an IterableDataset; expected none of them: it has its own order"
+            )
         if batch_sampler is not None:
             if batch_size != 1 or shuffle or sampler is not None or drop_last:
                 raise ValueError(
@@ -79,39 +93,54 @@ class DataLoader:
                     "sampler or drop_last; expected it alone"
                 )
             batch_size = None
-        elif batch_size is None:
+        elif batch_size is None and drop_last:
             raise ValueError(
-                "DataLoader: batch_size=None; expected an integer >= 1 "
-                "(loading without batches is not supported)"
+                "DataLoader: batch_size=None with drop_last=True; expected a batch size: "
+                "without batches there is no last one"
             )
         if sampler is not None and shuffle:
             raise ValueError("DataLoader: sampler and shuffle=True exclude each other")
-        self._length = length(dataset)
         self.dataset = dataset
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.num_workers = num_workers
-        self.collate_fn = default_collate if collate_fn is None else collate_fn
+        batched = batch_size is not None or batch_sampler is not None
+        convert = default_collate if batched else default_convert
+        self.collate_fn: Callable[[Any], Any] = convert if collate_fn is None else collate_fn
+        self.pin_memory = pin_memory
         self.timeout = timeout
-        self.prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
-        if sampler is None and batch_sampler is None:
+        self.worker_init_fn = worker_init_fn
+        self.generator = generator
+        self.prefetch_factor = 2 if num_workers and prefetch_factor is None else prefetch_factor
+        self.persistent_workers = persistent_workers
+        if sampler is None and batch_sampler is None and not stream:
+            length(dataset)  # an error where there is none
             sampler = (
                 RandomSampler(dataset, generator=generator)
-                if shuffle and self._length
+                if shuffle
                 else SequentialSampler(dataset)
             )
         self.sampler = sampler
-        if batch_sampler is None:
-            assert sampler is not None
-            assert batch_size is not None
+        if batch_size is not None and sampler is not None:
             batch_sampler = BatchSampler(sampler, batch_size, drop_last)
         self.batch_sampler = batch_sampler
-        self._ordered_by: Any = getattr(batch_sampler, "sampler", batch_sampler)
+        inner = sampler if batch_sampler is None else batch_sampler
+        self._ordered_by: Any = getattr(inner, "sampler", inner)
+        self._length = len(dataset) if hasattr(dataset, "__len__") else -1  # -1: not known
         seed = getattr(self._ordered_by, "seed", None)
         self.seed: int = seed_of(generator) if seed is None else int(seed)
         self._epoch = int(getattr(self._ordered_by, "epoch", 0))
         self._taken = 0  # samples of this epoch that were handed out
         self._begun = False  # an iterator was made for this epoch
+        self._drawn: list[Tensor] | None = None  # the generators' states where its order is drawn
+        self._replayed = False  # `_drawn` is of a loaded state: the order is drawn from it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and "_replayed" in self.__dict__:
+            raise ValueError(
+                f"DataLoader: {name} is set after the loader was made; expected another loader"
+            )
+        super().__setattr__(name, value)
 
     @property
     def epoch(self) -> int:
@@ -121,11 +150,16 @@ class DataLoader:
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is the given epoch, from its start."""
         self._epoch, self._taken, self._begun = epoch, 0, False
+        self._drawn, self._replayed = None, False
         self._tell_epoch()
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        return len(self.batch_sampler)  # type: ignore[arg-type]  # an error if it has no length
+        inner: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        if inner is not None:
+            return len(inner)
+        count, size = length(self.dataset), self.batch_size or 1
+        return count // size if self.drop_last else -(-count // size)
 
     def __iter__(self) -> Iterator[Any]:
         chosen = getattr(self._ordered_by, "epoch", self._epoch)
@@ -142,24 +176,38 @@ class DataLoader:
         else:
             self._tell_epoch()
         self._begun = True
+        if self.pin_memory:
+            warnings.warn(
+                "'pin_memory' argument is set as true but no accelerator is found, then device "
+                "pinned memory won't be used.",
+                stacklevel=2,
+            )
+        if not self._taken:  # a continued iteration drew it when it began
+            draw_seed(self.generator)
         return _Batches(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch starts: enough for a new loader with any `num_workers`.
 
         `next_index` counts samples of the epoch's global order: with a `DistributedSampler` every
-        rank's state is the same and may be loaded with another number of ranks.
+        rank's state is the same and may be loaded with another number of ranks. An order that was
+        drawn is drawn again from the state of the generators then, held under `drawn`. Epochs after
+        it follow the loader's or the sampler's own generator, which is restored, or the global one,
+        which is the caller's to restore.
         """
         taken = self._taken
         if isinstance(self._ordered_by, DistributedSampler):
             taken = self._ordered_by.global_position(taken)
-        return {
+        state: dict[str, Any] = {
             "version": _STATE_VERSION,
             "epoch": self._epoch,
             "next_index": taken,
             "seed": self.seed,
             "samples": self._length,
         }
+        if not hasattr(self._ordered_by, "set_epoch"):
+            state["drawn"] = self._drawn or [g.get_state() for g in self._generators()[1:]]
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken: the next iteration gives the rest of that epoch."""
@@ -187,7 +235,30 @@ class DataLoader:
         if hasattr(self._ordered_by, "seed"):
             self._ordered_by.seed = self.seed
         self._epoch, self._begun = int(state["epoch"]), False
+        self._drawn, self._replayed = None, False
+        drawn, generators = state.get("drawn", []), self._generators()
+        if drawn and len(drawn) == len(generators):
+            self._drawn, self._replayed = drawn, True
+        elif len(drawn) == len(generators) - 1:
+            for own, saved in zip(generators[1:], drawn, strict=True):
+                own.set_state(saved)
+        elif drawn:
+            raise ValueError(
+                f"DataLoader.load_state_dict: the state holds {len(drawn)} generators, the loader "
+                f"has {len(generators)}, the global one included; expected a loader made with the "
+                "same generator"
+            )
         self._tell_epoch()
+
+    def _generators(self) -> list[Generator]:
+        """What the order is drawn from: the global generator, then the loader's and sampler's."""
+        from tensorlib import default_generator
+
+        found: list[Any] = [default_generator]
+        for own in (self.generator, getattr(self._ordered_by, "generator", None)):
+            if own is not None and all(own is not known for known in found):
+                found.append(own)
+        return found
 
     def _tell_epoch(self) -> None:
         """Keep sampler and data set at the loader's epoch."""
@@ -196,13 +267,49 @@ class DataLoader:
                 part.set_epoch(self._epoch)
 
     def _remaining(self) -> Iterator[Sequence[int]]:
-        """The index lists from the current position to the end of the epoch, whose order is fixed
-        now: another iterator may move the sampler to the next epoch before this one is used.
+        """The index lists from the current position to the end of the epoch.
+
+        A sampler with `set_epoch` fixes its order now: another iterator may move it to the next
+        epoch before this one is used. Others draw theirs with the first batch, as in torch.
         """
-        if type(self.batch_sampler) is BatchSampler:
-            indices = islice(iter(self.batch_sampler.sampler), self._taken, None)
-            return self.batch_sampler.batches(indices)
-        return _skip(iter(self.batch_sampler), self._taken)
+        plain = type(self.batch_sampler) is BatchSampler
+        inner: Any = self.batch_sampler
+        if plain or inner is None:
+            inner = self.sampler if self.batch_sampler is None else inner.sampler
+        aware = hasattr(self._ordered_by, "set_epoch")
+        indices = iter(inner) if aware else self._draw(inner, self._taken if plain else 0)
+        if plain:
+            taken = self._taken if aware else 0
+            assert isinstance(self.batch_sampler, BatchSampler)
+            return self.batch_sampler.batches(islice(indices, taken, None))
+        if self.batch_sampler is None:
+            return islice(((index,) for index in indices), self._taken, None)
+        return _skip(indices, self._taken)
+
+    def _draw(self, inner: Iterable[Any], skip: int) -> Iterator[Any]:
+        """The items of `inner` after the first `skip`, drawn as they were where it is replayed."""
+        generators = self._generators()
+        if not self._replayed or self._drawn is None:
+            self._drawn = [generator.get_state() for generator in generators]
+            yield from islice(inner, skip, None)
+            return
+        now = generators[0].get_state()
+        for generator, state in zip(generators, self._drawn, strict=True):
+            generator.set_state(state)
+        items = islice(inner, skip, None)
+        first = list(islice(items, 1))  # a sampler draws its order before its first item
+        generators[0].set_state(now)
+        self._replayed = False
+        yield from chain(first, items)
+
+    def _stream(self) -> Iterator[tuple[int, Any]]:
+        """Numbers of samples and batches of an `IterableDataset`, from the current position on."""
+        samples = islice(iter(self.dataset), self._taken, None)
+        while batch := list(islice(samples, self.batch_size or 1)):
+            if self.batch_size is None:
+                yield 1, self.collate_fn(batch[0])
+            elif len(batch) == self.batch_size or not self.drop_last:
+                yield len(batch), self.collate_fn(batch)
 
 
 class _Batches(Iterator[Any]):
@@ -211,8 +318,11 @@ class _Batches(Iterator[Any]):
     def __init__(self, loader: DataLoader):
         self._loader = loader
         self._epoch = loader.epoch
-        self._indices = loader._remaining()
-        self._workers = Workers(loader.num_workers, "DataLoader") if loader.num_workers else None
+        stream = isinstance(loader.dataset, IterableDataset)
+        self._stream = loader._stream() if stream else None
+        self._indices = iter(()) if stream else loader._remaining()
+        ahead = 0 if stream else loader.num_workers
+        self._workers = Workers(ahead, "DataLoader") if ahead else None
         self._pending: deque[tuple[int, Future[Any]]] = deque()
         self._closed = False
 
@@ -224,10 +334,7 @@ class _Batches(Iterator[Any]):
         except StopIteration:
             self.close()
             if self._current():
-                self._loader._epoch += 1
-                self._loader._taken = 0
-                self._loader._begun = False
-                self._loader._tell_epoch()
+                self._loader.set_epoch(self._epoch + 1)
             raise
         except BaseException:
             self.close()
@@ -254,18 +361,22 @@ class _Batches(Iterator[Any]):
         return self._loader._begun and self._loader.epoch == self._epoch
 
     def _load(self) -> tuple[int, Any]:
+        if self._stream is not None:
+            return next(self._stream)
         indices = next(self._indices)
+        return len(indices), fetch(*self._arguments(indices))
+
+    def _arguments(self, indices: Sequence[int]) -> tuple[Any, ...]:
         loader = self._loader
-        return len(indices), _fetch(
-            loader.dataset, loader.collate_fn, indices, loader.seed, self._epoch
-        )
+        alone = loader.batch_sampler is None
+        return loader.dataset, loader.collate_fn, indices, loader.seed, self._epoch, alone
 
     def _collect(self, workers: Workers) -> tuple[int, Any]:
         loader = self._loader
-        ahead = loader.num_workers * loader.prefetch_factor
+        ahead = loader.num_workers * (loader.prefetch_factor or 1)
         for indices in islice(self._indices, ahead - len(self._pending)):
-            arguments = (loader.dataset, loader.collate_fn, indices, loader.seed, self._epoch)
-            self._pending.append((len(indices), workers.submit(_fetch, *arguments)))
+            future = workers.submit(fetch, *self._arguments(indices))
+            self._pending.append((len(indices), future))
         if not self._pending:
             raise StopIteration
         size, future = self._pending.popleft()
@@ -293,56 +404,8 @@ def _skip(batches: Iterator[Sequence[int]], taken: int) -> Iterator[Sequence[int
     yield from batches
 
 
-def _fetch(
-    dataset: Any,
-    collate_fn: Callable[[Sequence[Any]], Any],
-    indices: Sequence[int],
-    seed: int,
-    epoch: int,
-) -> Any:
-    """The samples at `indices` as one batch, each loaded under its own random stream."""
-    getter = batch_getter(dataset)
-    if getter is not None:
-        try:
-            samples = getter(indices)
-        except Exception as error:
-            raise _sample_error(dataset, f"samples {_few(indices)}", epoch, error) from error
-        if len(samples) != len(indices):
-            raise RuntimeError(
-                f"{type(dataset).__name__}.__getitems__ returned {len(samples)} samples for "
-                f"{len(indices)} indices; expected as many"
-            )
-    else:
-        samples = [_sample(dataset, index, seed, epoch) for index in indices]
-    try:
-        return collate_fn(samples)
-    except Exception as error:
-        error.add_note(f"DataLoader: while collating samples {_few(indices)} of epoch {epoch}")
-        raise
-
-
-def _sample(dataset: Any, index: int, seed: int, epoch: int) -> Any:
-    with sampling(seed, epoch, index):
-        try:
-            return dataset[index]
-        except Exception as error:
-            raise _sample_error(dataset, f"sample {index}", epoch, error) from error
-
-
-def _sample_error(dataset: Any, what: str, epoch: int, error: Exception) -> SampleError:
-    return SampleError(
-        f"DataLoader: {what} of {type(dataset).__name__} (epoch {epoch}) could not be loaded: "
-        f"{type(error).__name__}: {error}"
-    )
-
-
-def _few(indices: Sequence[int], shown: int = 8) -> str:
-    more = f", ... ({len(indices)} in all)" if len(indices) > shown else ""
-    return ", ".join(str(index) for index in indices[:shown]) + more
-
-
 def _check_arguments(
-    num_workers: int, prefetch_factor: int | None, timeout: float, pin_memory: bool
+    num_workers: int, prefetch_factor: int | None, timeout: float, persistent_workers: bool
 ) -> None:
     if num_workers < 0:
         raise ValueError(
@@ -359,8 +422,32 @@ def _check_arguments(
             f"DataLoader: timeout={timeout} with num_workers={num_workers}; expected 0 or more "
             "seconds, and threads to wait for"
         )
-    if pin_memory:
+    if persistent_workers and num_workers == 0:
         raise ValueError(
-            "DataLoader: pin_memory=True is not supported; expected False "
-            "(batches are ordinary host memory)"
+            "DataLoader: persistent_workers=True with num_workers=0; expected num_workers >= 1"
         )
+
+
+def _check_processes(num_workers: int, worker_init_fn: Any, multiprocessing_context: Any) -> None:
+    if multiprocessing_context is not None and num_workers == 0:
+        raise ValueError(
+            f"DataLoader: multiprocessing_context={multiprocessing_context!r} with num_workers=0; "
+            "expected num_workers >= 1"
+        )
+    for name, value in (
+        ("worker_init_fn", worker_init_fn),
+        ("multiprocessing_context", multiprocessing_context),
+    ):
+        if value is not None and num_workers:
+            raise UnsupportedError(
+                "DataLoader",
+                f"{name}={value!r} with num_workers={num_workers}, which are threads of this "
+                "process",
+                "None",
+                hint="leave it out; random transforms draw from current_generator(), which "
+                "depends on no worker",
+            )
+
+
+def get_worker_info() -> None:
+    """None: samples are loaded by this process, so a stream is read once and needs no sharing."""

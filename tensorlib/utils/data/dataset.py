@@ -8,8 +8,9 @@ at once; the `DataLoader` uses it. When the samples of a batch are rows of array
 from __future__ import annotations
 
 import math
+import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -29,6 +30,38 @@ class Dataset(Generic[T_co]):
 
     def __add__(self, other: Dataset[T_co]) -> ConcatDataset[T_co]:
         return ConcatDataset([self, other])
+
+
+class IterableDataset(Dataset[T_co]):
+    """A stream of samples. Subclasses write `__iter__`, and `__len__` where it is known."""
+
+    def __iter__(self) -> Iterator[T_co]:
+        raise NotImplementedError(f"{type(self).__name__} must define __iter__()")
+
+    def __add__(self, other: Dataset[T_co]) -> ChainDataset[T_co]:  # type: ignore[override]  # torch's: a stream
+        return ChainDataset([self, other])
+
+
+class ChainDataset(IterableDataset[T_co]):
+    """Several streams, one after the other."""
+
+    def __init__(self, datasets: Iterable[Dataset[T_co]]):
+        self.datasets = list(datasets)
+
+    def _streams(self) -> Iterator[Any]:
+        for dataset in self.datasets:
+            if not isinstance(dataset, IterableDataset):
+                raise AssertionError(
+                    f"ChainDataset: {type(dataset).__name__} given; expected an IterableDataset"
+                )
+            yield dataset
+
+    def __iter__(self) -> Iterator[T_co]:
+        for stream in self._streams():
+            yield from stream
+
+    def __len__(self) -> int:
+        return sum(length(stream) for stream in self._streams())
 
 
 class Rows(Sequence[tuple[Any, ...]]):
@@ -56,13 +89,20 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
             raise ValueError("TensorDataset: no tensors were given; expected at least one")
         sizes = [len(tensor) for tensor in tensors]
         if len(set(sizes)) > 1:
-            raise ValueError(f"TensorDataset: the first sizes are {sizes}; expected equal ones")
+            raise AssertionError(f"TensorDataset: the first sizes are {sizes}; expected equal ones")
         self.tensors = tensors
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         return tuple(tensor[index] for tensor in self.tensors)
 
-    def __getitems__(self, indices: Sequence[int]) -> Rows:
+    @property
+    def __getitems__(self) -> Callable[[Sequence[int]], Rows] | None:
+        """Not offered by a subclass that makes its samples itself."""
+        if type(self).__getitem__ is not TensorDataset.__getitem__:
+            return None
+        return self._rows
+
+    def _rows(self, indices: Sequence[int]) -> Rows:
         at = np.asarray(indices, np.int64)
         return Rows(*(_gather(tensor, at) for tensor in self.tensors))
 
@@ -70,10 +110,40 @@ class TensorDataset(Dataset[tuple[Any, ...]]):
         return len(self.tensors[0])
 
 
+class StackDataset(Dataset[Any]):
+    """Sample i is a tuple of every data set's sample i; or a dict, of data sets given by name."""
+
+    def __init__(self, *args: Dataset[Any], **kwargs: Dataset[Any]):
+        if bool(args) == bool(kwargs):
+            raise ValueError(
+                f"StackDataset: {len(args)} data sets in order and {len(kwargs)} by name; "
+                "expected at least one, all of one kind"
+            )
+        self.datasets: Any = args or kwargs
+        sizes = [length(dataset) for dataset in args or kwargs.values()]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"StackDataset: the sizes are {sizes}; expected equal ones")
+        self._length = sizes[0]
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.datasets, dict):
+            return {name: dataset[index] for name, dataset in self.datasets.items()}
+        return tuple(dataset[index] for dataset in self.datasets)
+
+    def __len__(self) -> int:
+        return self._length
+
+
 class Subset(Dataset[T_co]):
     """The samples of `dataset` at `indices`, in that order."""
 
     def __init__(self, dataset: Dataset[T_co], indices: Sequence[int]):
+        kind = type(self)
+        if kind.__getitem__ is not Subset.__getitem__ and kind.__getitems__ is Subset.__getitems__:
+            raise NotImplementedError(
+                f"Subset: {kind.__name__} overrides __getitem__ but not __getitems__; expected "
+                "both. Hint: def __getitems__(self, indices): return [self[i] for i in indices]"
+            )
         self.dataset = dataset
         self.indices = indices
 
@@ -98,7 +168,12 @@ class ConcatDataset(Dataset[T_co]):
     def __init__(self, datasets: Iterable[Dataset[T_co]]):
         self.datasets = list(datasets)
         if not self.datasets:
-            raise ValueError("ConcatDataset: no data sets were given; expected at least one")
+            raise AssertionError("ConcatDataset: no data sets were given; expected at least one")
+        if any(isinstance(dataset, IterableDataset) for dataset in self.datasets):
+            raise AssertionError(
+                "ConcatDataset: an IterableDataset was given; expected data sets with "
+                "__getitem__(index). Hint: use ChainDataset"
+            )
         self.cumulative_sizes = list(accumulate(length(dataset) for dataset in self.datasets))
 
     def __getitem__(self, index: int) -> T_co:
@@ -123,19 +198,24 @@ def random_split(
     from tensorlib import randperm
 
     total = length(dataset)
-    if any(isinstance(part, float) for part in lengths):
-        if not math.isclose(sum(lengths), 1) or any(not 0 <= part <= 1 for part in lengths):
-            raise ValueError(
-                f"random_split: the fractions {list(lengths)} sum to {sum(lengths)}; expected 1"
-            )
+    if math.isclose(sum(lengths), 1) and sum(lengths) <= 1:
+        if any(not 0 <= part <= 1 for part in lengths):
+            raise ValueError(f"random_split: fractions {list(lengths)}; expected them in 0 .. 1")
         sizes = [math.floor(total * part) for part in lengths]
         for i in range(total - sum(sizes)):
             sizes[i % len(sizes)] += 1
+        for i, size in enumerate(sizes):
+            if not size:
+                warnings.warn(
+                    f"Length of split at index {i} is 0. This might result in an empty dataset.",
+                    stacklevel=2,
+                )
     else:
-        sizes = [int(part) for part in lengths]
+        sizes = list(lengths)  # type: ignore[arg-type]  # the sum below refuses fractions
     if sum(sizes) != total:
         raise ValueError(
-            f"random_split: the lengths {sizes} sum to {sum(sizes)}; expected {total} samples"
+            f"random_split: the lengths {sizes} sum to {sum(sizes)}; expected {total} samples, "
+            "or fractions that sum to 1"
         )
     indices = randperm(total, generator=generator).tolist()
     ends = list(accumulate(sizes))
@@ -151,7 +231,7 @@ def length(dataset: Any) -> int:
     except TypeError as error:
         raise TypeError(
             f"{type(dataset).__name__}: no __len__; expected a map-style data set with "
-            "__getitem__(index) and __len__() (iterable data sets are not supported)"
+            "__getitem__(index) and __len__(), or an IterableDataset"
         ) from error
 
 
@@ -162,7 +242,7 @@ def batch_getter(dataset: Any) -> Callable[[Sequence[int]], Sequence[Any]] | Non
 
 
 def _gather(tensor: Any, at: np.ndarray) -> Any:
-    """Rows of an array, or of a Tensor (outside the tape: a batch is data)."""
-    if isinstance(tensor, np.ndarray):
+    """Rows of an array or a Tensor; of one without a gradient outside the tape: data."""
+    if isinstance(tensor, np.ndarray) or tensor.requires_grad:
         return tensor[at]
     return type(tensor)._wrap(tensor.array[at])

@@ -1,8 +1,6 @@
-"""Samplers: the order in which a `DataLoader` asks for samples.
+"""Samplers: the order in which a `DataLoader` asks for samples, in torch's numbers.
 
-A random sampler's order is a function of (seed, epoch). The seed is the `initial_seed()` of the
-generator given, or of the global one when the sampler is made; neither generator is ever moved.
-`set_epoch` (the `DataLoader` calls it) gives every epoch its own order.
+Random ones draw from the generator given, or from the global one, each time they are iterated.
 """
 
 from __future__ import annotations
@@ -10,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-
-from .randomness import epoch_generator, order, sample_generator
-
 if TYPE_CHECKING:
     from tensorlib import Generator
 
 T_co = TypeVar("T_co", covariant=True)
+_BLOCK = 32  # draws with replacement that torch makes at a time
 
 
 class Sampler(Generic[T_co]):
@@ -40,24 +35,13 @@ class SequentialSampler(Sampler[int]):
         return len(self.data_source)
 
 
-class SeededSampler(Sampler[int]):
-    """A sampler whose order follows from `seed` and `epoch`."""
-
-    def __init__(self, generator: Generator | None = None):
-        self.seed = seed_of(generator)
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is of."""
-        self.epoch = epoch
-
-
-class RandomSampler(SeededSampler):
-    """A permutation per epoch, or draws with replacement.
+class RandomSampler(Sampler[int]):
+    """A permutation, or draws with replacement.
 
     Args:
         num_samples: how many to draw; default `len(data_source)`. Without replacement more than one
-            permutation is strung together where needed, as torch does.
+            permutation is strung together where needed.
+        generator: draws the order; without one, a generator whose seed one global draw gives.
     """
 
     def __init__(
@@ -67,53 +51,56 @@ class RandomSampler(SeededSampler):
         num_samples: int | None = None,
         generator: Generator | None = None,
     ):
-        super().__init__(generator)
         self.data_source = data_source
         self.replacement = replacement
-        self.num_samples = len(data_source) if num_samples is None else num_samples
-        if self.num_samples < 0 or (self.num_samples and not len(data_source)):
-            raise ValueError(
-                f"RandomSampler: num_samples={num_samples} from {len(data_source)} samples; "
-                "expected a number of samples that can be drawn"
-            )
+        self._num_samples = num_samples
+        self.generator = generator
+        if not isinstance(replacement, bool):
+            raise TypeError(f"RandomSampler: replacement={replacement!r}; expected True or False")
+        _check_count("RandomSampler", self.num_samples)
+
+    @property
+    def num_samples(self) -> int:
+        """How many indices an iteration gives."""
+        return len(self.data_source) if self._num_samples is None else self._num_samples
 
     def __iter__(self) -> Iterator[int]:
-        from tensorlib import randint, randperm
+        from tensorlib import Generator, randint, randperm
 
-        count = len(self.data_source)
-        if not self.replacement and self.num_samples == count:
-            return iter(order(count, self.seed, self.epoch).tolist())
-        generator = epoch_generator(self.seed, self.epoch)
+        count, wanted = len(self.data_source), self.num_samples
+        generator = self.generator or Generator().manual_seed(draw_seed(None))
         if self.replacement:
-            return iter(randint(0, count, (self.num_samples,), generator=generator).tolist())
-        rounds = -(-self.num_samples // count)
-        drawn = [randperm(count, generator=generator).numpy() for _ in range(rounds)]
-        return iter(np.concatenate([np.empty(0, np.int64), *drawn])[: self.num_samples].tolist())
+            for block in [_BLOCK] * (wanted // _BLOCK) + [wanted % _BLOCK]:
+                yield from randint(0, count, (block,), generator=generator).tolist()
+            return
+        for _ in range(wanted // count):
+            yield from randperm(count, generator=generator).tolist()
+        # drawn also where nothing of it is taken, as in torch: the next epoch follows it
+        yield from randperm(count, generator=generator).tolist()[: wanted % count]
 
     def __len__(self) -> int:
         return self.num_samples
 
 
-class SubsetRandomSampler(SeededSampler):
+class SubsetRandomSampler(Sampler[int]):
     """The given indices in a random order."""
 
     def __init__(self, indices: Sequence[int], generator: Generator | None = None):
-        super().__init__(generator)
         self.indices = indices
+        self.generator = generator
 
     def __iter__(self) -> Iterator[int]:
-        return (self.indices[i] for i in order(len(self.indices), self.seed, self.epoch).tolist())
+        from tensorlib import randperm
+
+        for i in randperm(len(self.indices), generator=self.generator).tolist():
+            yield self.indices[i]
 
     def __len__(self) -> int:
         return len(self.indices)
 
 
-class WeightedRandomSampler(SeededSampler):
-    """`num_samples` indices drawn with probabilities proportional to `weights`.
-
-    The draws come from NumPy's `Generator.choice` on a Philox stream of (seed, epoch), so they are
-    reproducible but not torch's numbers.
-    """
+class WeightedRandomSampler(Sampler[int]):
+    """`num_samples` indices drawn with probabilities proportional to `weights`."""
 
     def __init__(
         self,
@@ -122,29 +109,30 @@ class WeightedRandomSampler(SeededSampler):
         replacement: bool = True,
         generator: Generator | None = None,
     ):
-        super().__init__(generator)
-        self.weights = np.asarray(weights, np.float64)
-        if self.weights.ndim != 1 or not (self.weights >= 0).all() or not self.weights.sum() > 0:
+        from tensorlib import as_tensor, float64
+
+        _check_count("WeightedRandomSampler", num_samples)
+        if not isinstance(replacement, bool):
             raise ValueError(
-                "WeightedRandomSampler: weights must be a list of numbers >= 0, not all 0"
+                f"WeightedRandomSampler: replacement={replacement!r}; expected True or False"
             )
-        possible = int(np.count_nonzero(self.weights))
-        if num_samples <= 0 or (not replacement and num_samples > possible):
+        self.weights = as_tensor(weights, dtype=float64)
+        if self.weights.ndim != 1:
             raise ValueError(
-                f"WeightedRandomSampler: num_samples={num_samples} of {possible} samples with a "
-                "weight; expected at least 1, and without replacement no more than there are"
+                f"WeightedRandomSampler: weights of shape {tuple(self.weights.shape)}; "
+                "expected one dimension, a number per sample"
             )
         self.num_samples = num_samples
         self.replacement = replacement
+        self.generator = generator
 
     def __iter__(self) -> Iterator[int]:
-        draws = sample_generator(self.seed, self.epoch, 0, stream=1).choice(
-            len(self.weights),
-            self.num_samples,
-            replace=self.replacement,
-            p=self.weights / self.weights.sum(),
+        from tensorlib import multinomial
+
+        drawn = multinomial(
+            self.weights, self.num_samples, self.replacement, generator=self.generator
         )
-        return iter(draws.tolist())
+        yield from drawn.tolist()
 
     def __len__(self) -> int:
         return self.num_samples
@@ -156,6 +144,8 @@ class BatchSampler(Sampler[list[int]]):
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size <= 0:
             raise ValueError(f"BatchSampler: batch_size={batch_size!r}; expected an integer >= 1")
+        if not isinstance(drop_last, bool):
+            raise ValueError(f"BatchSampler: drop_last={drop_last!r}; expected True or False")
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -179,6 +169,13 @@ class BatchSampler(Sampler[list[int]]):
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
 
+def draw_seed(generator: Generator | None) -> int:
+    """What torch seeds an epoch's order or workers with: one 64-bit draw of the generator."""
+    from tensorlib import empty, int64
+
+    return int(empty((), dtype=int64).random_(generator=generator).item())
+
+
 def seed_of(generator: Any) -> int:
     """The seed a generator was made with; the global one's without a generator. Draws nothing."""
     if generator is not None:
@@ -186,3 +183,11 @@ def seed_of(generator: Any) -> int:
     from tensorlib import initial_seed
 
     return int(initial_seed())
+
+
+def _check_count(where: str, count: Any) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
+        raise ValueError(
+            f"{where}: num_samples={count!r}; expected an integer >= 1. "
+            "Hint: is the data set empty?"
+        )

@@ -4,7 +4,7 @@ import gc
 import itertools
 import threading
 import time
-from collections import namedtuple
+from collections import UserList, namedtuple
 from typing import ClassVar
 
 import numpy as np
@@ -13,17 +13,22 @@ import pytest
 import tensorlib
 from tensorlib.utils.data import (
     BatchSampler,
+    ChainDataset,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
     SampleError,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
     current_generator,
     default_collate,
+    get_worker_info,
 )
 
 
@@ -60,7 +65,7 @@ def test_batches_in_order():
     assert ids(DataLoader(Ids(5), 2, drop_last=True)) == [[0, 1], [2, 3]]
     assert len(DataLoader(Ids(5), 2)) == 3
     assert len(DataLoader(Ids(5), 2, drop_last=True)) == 2
-    assert ids(DataLoader(Ids(0), 2, shuffle=True)) == []
+    assert ids(DataLoader(Ids(0), 2)) == []
     assert ids(DataLoader(Ids(3), sampler=[2, 0])) == [[2], [0]]
     assert ids(DataLoader(Ids(9), batch_sampler=[[2, 0], [5]])) == [[2, 0], [5]]
 
@@ -75,22 +80,6 @@ def test_every_epoch_is_another_permutation_of_all(num_workers):
     assert loader.epoch == 4
 
 
-def test_iterating_never_moves_the_global_generator():
-    tensorlib.manual_seed(7)
-    before = tensorlib.get_rng_state().numpy().copy()
-    own = tensorlib.Generator().manual_seed(3)
-    state = own.get_state().numpy().copy()
-    for loader in (
-        DataLoader(Noise(20), 4, shuffle=True, num_workers=2),
-        DataLoader(Noise(20), 4, shuffle=True, generator=own),
-        DataLoader(Ids(20), 4, sampler=RandomSampler(Ids(20), replacement=True)),
-        DataLoader(Ids(20), 4, sampler=WeightedRandomSampler(np.ones(20), 9)),
-    ):
-        list(loader)
-    np.testing.assert_array_equal(tensorlib.get_rng_state().numpy(), before)
-    np.testing.assert_array_equal(own.get_state().numpy(), state)
-
-
 def test_the_order_follows_from_the_seed():
     def order(seed, **options):
         tensorlib.manual_seed(seed)
@@ -98,23 +87,82 @@ def test_the_order_follows_from_the_seed():
 
     assert order(1) == order(1)
     assert order(1) != order(2)
-    given = tensorlib.Generator().manual_seed(1)
-    assert order(5, generator=given) == order(1)
-    tensorlib.manual_seed(9)
-    made = DataLoader(Ids(30), 4, shuffle=True)
-    tensorlib.manual_seed(1)
-    assert flat(made) == order(9)
+    own = [tensorlib.Generator().manual_seed(1) for _ in range(2)]
+    assert order(5, generator=own[0]) == order(6, generator=own[1])
+
+
+class Stream(IterableDataset):
+    """0, 1, 2, ..., count - 1, each with a draw of the global generator."""
+
+    def __init__(self, count, draw):
+        self.count, self.draw = count, draw
+
+    def __iter__(self):
+        for i in range(self.count):
+            yield i, self.draw()
+
+
+# what a script may do with a loader; `t` is torch or tensorlib, `d` its utils.data
+ORDERS = {
+    "shuffle": lambda t, d: d.DataLoader(range(23), 5, shuffle=True),
+    "generator": lambda t, d: d.DataLoader(
+        range(23), 5, True, generator=t.Generator().manual_seed(3)
+    ),
+    "replacement": lambda t, d: d.DataLoader(
+        range(9), 5, sampler=d.RandomSampler(range(9), True, 70)
+    ),
+    "permutations": lambda t, d: d.DataLoader(
+        range(9), 5, sampler=d.RandomSampler(range(9), num_samples=24)
+    ),
+    "sampler's generator": lambda t, d: d.DataLoader(
+        range(9), 5, sampler=d.RandomSampler(range(9), generator=t.Generator().manual_seed(8))
+    ),
+    "subset": lambda t, d: d.DataLoader(
+        range(9), 5, sampler=d.SubsetRandomSampler([7, 1, 2, 5]), drop_last=True
+    ),
+    "weighted": lambda t, d: d.DataLoader(
+        range(9), 5, sampler=d.WeightedRandomSampler([1, 0, 2, 5, 1, 1, 1, 3, 1.5], 20)
+    ),
+    "without replacement": lambda t, d: d.DataLoader(
+        range(5), 5, sampler=d.WeightedRandomSampler([1, 0, 2, 5, 1], 3, replacement=False)
+    ),
+    "batch sampler": lambda t, d: d.DataLoader(
+        range(9), batch_sampler=d.BatchSampler(d.RandomSampler(range(9)), 4, False)
+    ),
+    "split": lambda t, d: d.DataLoader(d.random_split(range(20), [0.5, 0.5])[1], 3, shuffle=True),
+    "no batches": lambda t, d: d.DataLoader(range(7), batch_size=None, shuffle=True),
+    "stream": lambda t, d: d.DataLoader(_stream(t, d)(7, lambda: t.rand(()).item()), 3),
+    "short stream": lambda t, d: d.DataLoader(
+        _stream(t, d)(7, lambda: t.rand(()).item()), 3, drop_last=True
+    ),
+}
+
+
+_METHODS = ("__init__", "__iter__")
+
+
+def _stream(t, d):
+    return type("Stream", (d.IterableDataset,), {n: vars(Stream)[n] for n in _METHODS})
 
 
 @pytest.mark.oracle
-def test_shuffled_order_is_that_of_torchs_distributed_sampler():
-    torch = pytest.importorskip("torch")
-    theirs = torch.utils.data.DistributedSampler(range(101), 1, 0, seed=5)
-    generator = tensorlib.Generator().manual_seed(5)
-    loader = DataLoader(Ids(101), 10, shuffle=True, generator=generator)
-    for epoch in range(3):
-        theirs.set_epoch(epoch)
-        assert flat(loader) == list(theirs)
+@pytest.mark.parametrize("name", ORDERS)
+def test_orders_are_torchs_and_so_is_what_they_draw(name):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+    from torch.utils import data as torch_data
+
+    def script(t, d):
+        t.manual_seed(5)
+        loader, seen = ORDERS[name](t, d), []
+        for _ in range(2):
+            for batch in loader:
+                fields = batch if isinstance(batch, list) else [batch]
+                seen.append([t.as_tensor(field).tolist() for field in fields])
+            seen.append(t.rand(2).tolist())
+        pairs = list(zip(loader, loader, strict=True))  # two iterators at once
+        return [*seen, len(pairs), t.rand(2).tolist()]
+
+    assert script(tensorlib, tensorlib.utils.data) == script(torch, torch_data)
 
 
 @pytest.mark.parametrize("num_workers", [1, 4])
@@ -135,6 +183,7 @@ def test_a_samples_noise_changes_with_epoch_index_and_seed_only():
 
     base = noise(0, 0, batch_size=3)
     assert len(set(base.values())) == 10
+    tensorlib.manual_seed(77)
     assert noise(0, 0, batch_size=4, shuffle=True) == base
     assert all(noise(0, 1)[i] != base[i] for i in base)
     assert all(noise(1, 0)[i] != base[i] for i in base)
@@ -154,6 +203,19 @@ class TestState:
         "replacement": lambda **o: DataLoader(
             Noise(23), 4, sampler=RandomSampler(Ids(23), replacement=True, num_samples=9), **o
         ),
+        "own generator": lambda **o: DataLoader(
+            Noise(23), 4, True, generator=tensorlib.Generator().manual_seed(3), **o
+        ),
+        "sampler's generator": lambda **o: DataLoader(
+            Noise(23),
+            4,
+            sampler=WeightedRandomSampler(
+                np.arange(23), 18, generator=tensorlib.Generator().manual_seed(3)
+            ),
+            **o,
+        ),
+        "subset": lambda **o: DataLoader(Noise(23), 4, sampler=SubsetRandomSampler(range(9)), **o),
+        "stream": lambda **o: DataLoader(Stream(9, lambda: np.float64(0)), 4, **o),
         "distributed": lambda **o: DataLoader(
             Noise(23), 4, sampler=DistributedSampler(Ids(23), 3, 1, seed=4), **o
         ),
@@ -171,27 +233,35 @@ class TestState:
         def stream(loader, epochs):
             for _ in range(loader.epoch, epochs):
                 for index, noise in loader:
-                    yield index.tolist(), noise.tolist(), loader.state_dict()
+                    state = (loader.state_dict(), tensorlib.get_rng_state())
+                    yield index.tolist(), noise.tolist(), state
 
         tensorlib.manual_seed(11)
         whole = [item[:2] for item in stream(make(num_workers=workers[0]), 3)]
+        after = tensorlib.rand(1).item()
         per_epoch = len(whole) // 3
         for interrupt in range(per_epoch, 2 * per_epoch + 1):
             tensorlib.manual_seed(11)
             first = list(itertools.islice(stream(make(num_workers=workers[0]), 3), interrupt))
-            tensorlib.manual_seed(12345)  # the state brings its seed along
+            tensorlib.manual_seed(12345)
             again = make(num_workers=workers[1])
-            again.load_state_dict(first[-1][2])
+            state, generator = first[-1][2]
+            again.load_state_dict(state)
+            tensorlib.set_rng_state(generator)  # the global one is the caller's to restore
             rest = [item[:2] for item in stream(again, 3)]
             assert [item[:2] for item in first] + rest == whole, interrupt
+            assert tensorlib.rand(1).item() == after
 
     def test_saved_between_epochs(self):
-        loader = DataLoader(Ids(10), 3, shuffle=True)
+        def make():
+            return DataLoader(Ids(10), 3, shuffle=True, generator=tensorlib.Generator())
+
+        loader = make()
         list(loader)
         state = loader.state_dict()
         assert (state["epoch"], state["next_index"]) == (1, 0)
         expected = ids(loader)
-        again = DataLoader(Ids(10), 3, shuffle=True)
+        again = make()
         again.load_state_dict(state)
         assert ids(again) == expected
 
@@ -252,6 +322,8 @@ class TestState:
             loader.load_state_dict({**state, "version": 9})
         with pytest.raises(ValueError, match=r"missing \['next_index'\]"):
             loader.load_state_dict({k: v for k, v in state.items() if k != "next_index"})
+        with pytest.raises(ValueError, match="holds 3 generators, the loader has 1"):
+            loader.load_state_dict({**state, "drawn": [tensorlib.get_rng_state()] * 3})
         sampled = DataLoader(Ids(10), sampler=DistributedSampler(Ids(10), 2, 0, seed=1))
         with pytest.raises(ValueError, match=r"saved with seed 0, .* has 1"):
             sampled.load_state_dict({**state, "seed": 0})
@@ -286,11 +358,11 @@ class TestEpochs:
         assert second[:5] != first
 
     def test_two_iterators_at_once_are_two_epochs(self):
-        for options in ({"shuffle": True}, {"sampler": DistributedSampler(Ids(9), 1, 0)}):
-            pairs = list(zip(*[DataLoader(Ids(9), 3, **options)] * 2, strict=True))
-            alone = DataLoader(Ids(9), 3, **options)
-            alone.set_epoch(0)
-            assert [ids(alone), ids(alone)] == [ids(column) for column in zip(*pairs, strict=True)]
+        sampler = DistributedSampler(Ids(9), 1, 0)
+        pairs = list(zip(*[DataLoader(Ids(9), 3, sampler=sampler)] * 2, strict=True))
+        alone = DataLoader(Ids(9), 3, sampler=sampler)
+        alone.set_epoch(0)
+        assert [ids(alone), ids(alone)] == [ids(column) for column in zip(*pairs, strict=True)]
 
     def test_a_position_inside_another_epoch_is_refused(self):
         sampler = DistributedSampler(Ids(20), 1, 0)
@@ -415,8 +487,9 @@ def _wait(condition, limit_s=20):
     [
         ({"num_workers": -1}, "num_workers=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": None}, "batch_size=None"),
-        ({"pin_memory": True}, "pin_memory=True is not supported"),
+        ({"batch_size": None, "drop_last": True}, "batch_size=None with drop_last"),
+        ({"persistent_workers": True}, "persistent_workers=True with num_workers=0"),
+        ({"multiprocessing_context": "spawn"}, "'spawn' with num_workers=0"),
         ({"prefetch_factor": 2}, "prefetch_factor=2 with num_workers=0"),
         ({"timeout": 3}, "timeout=3 with num_workers=0"),
         ({"sampler": [0], "shuffle": True}, "exclude"),
@@ -428,9 +501,34 @@ def test_arguments_are_checked(arguments, message):
         DataLoader(Ids(3), **arguments)
 
 
-def test_iterable_data_sets_are_refused():
+def test_other_arguments():
     with pytest.raises(TypeError, match="no __len__"):
         DataLoader(iter(range(3)))
+    with pytest.raises(NotImplementedError, match=r"worker_init_fn=.* with num_workers=1"):
+        DataLoader(Ids(3), num_workers=1, worker_init_fn=print)
+    with pytest.raises(ValueError, match="with an IterableDataset"):
+        DataLoader(Stream(3, int), shuffle=True)
+    loader = DataLoader(Ids(3), 2, pin_memory=True)
+    with pytest.warns(UserWarning, match="pinned memory won't be used"):
+        assert ids(loader) == [[0, 1], [2]]
+    with pytest.raises(ValueError, match="batch_size is set after"):
+        loader.batch_size = 3
+    assert get_worker_info() is None
+
+
+def test_streams():
+    assert [x.tolist() for x, _ in DataLoader(Stream(5, int), 2)] == [[0, 1], [2, 3], [4]]
+    dropped = DataLoader(Stream(5, int), 2, drop_last=True)
+    assert [x.tolist() for x, _ in dropped] == [[0, 1], [2, 3]]
+    assert list(DataLoader(Stream(2, int), None, num_workers=2)) == [[0, 0], [1, 0]]
+    with pytest.raises(TypeError, match="Stream: no __len__"):
+        len(DataLoader(Stream(5, int), 2))
+    both = Stream(2, int) + Stream(1, int)
+    assert list(both) == [(0, 0), (1, 0), (0, 0)]
+    with pytest.raises(AssertionError, match="Ids given"):
+        list(ChainDataset([Ids(1)]))
+    with pytest.raises(AssertionError, match="use ChainDataset"):
+        ConcatDataset([Stream(1, int)])
 
 
 class TestBatches:
@@ -490,7 +588,7 @@ class TestCollate:
         tensors = default_collate([tensorlib.ones(2), tensorlib.zeros(2)])
         assert tensors.tolist() == [[1, 1], [0, 0]]
         a, b = default_collate([(1, "x"), (2, "y")])
-        assert (a.tolist(), b) == ([1, 2], ["x", "y"])
+        assert (a.tolist(), b) == ([1, 2], ("x", "y"))
         fields = default_collate([{"a": 1, "b": [2.0]}, {"a": 3, "b": [4.0]}])
         assert fields["a"].tolist() == [1, 3]
         assert fields["b"][0].tolist() == [2.0, 4.0]
@@ -513,22 +611,36 @@ class TestCollate:
             default_collate(samples)
 
     @pytest.mark.oracle
-    def test_against_torch(self):
-        torch = pytest.importorskip("torch")
-        samples = [({"a": i, "b": (i / 2, np.float32(i))}, np.full(2, i), i > 1) for i in range(3)]
-        ours, theirs = default_collate(samples), torch.utils.data.default_collate(samples)
+    @pytest.mark.parametrize("function", ["default_collate", "default_convert"])
+    def test_against_torch(self, function):
+        torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+        samples = [
+            (
+                {"a": i, "b": (i / 2, np.float32(i))},
+                [np.full(2, i), "x"],
+                i > 1,
+                b"y",
+                UserList([i]),
+            )
+            for i in range(3)
+        ]
+        samples.append(samples[0])
+        ours = getattr(tensorlib.utils.data, function)(samples)
+        theirs = getattr(torch.utils.data, function)(samples)
 
         def compare(a, b):
-            if isinstance(b, dict):
-                assert a.keys() == b.keys()
-                for key in b:
-                    compare(a[key], b[key])
-            elif isinstance(b, list):
-                assert type(a) is list
-                for x, y in zip(a, b, strict=True):
-                    compare(x, y)
-            else:
+            if isinstance(b, torch.Tensor):
                 assert str(a.dtype).split(".")[-1] == str(b.dtype).split(".")[-1]
                 np.testing.assert_array_equal(a.numpy(), b.numpy())
+                return
+            assert type(a) is type(b)
+            if isinstance(b, dict):
+                assert a.keys() == b.keys()
+                a, b = a.values(), b.values()
+            if isinstance(b, str | bytes | int | float):
+                assert a == b
+                return
+            for x, y in zip(a, b, strict=True):
+                compare(x, y)
 
         compare(ours, theirs)

@@ -9,12 +9,14 @@ import tensorlib
 from tensorlib.utils.data import (
     BatchSampler,
     ConcatDataset,
+    DataLoader,
     Dataset,
     DistributedSampler,
     RandomSampler,
     Rows,
     Sampler,
     SequentialSampler,
+    StackDataset,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -86,25 +88,24 @@ def test_positions_are_global():
 
 
 def test_random_sampler():
-    def draw(epoch, **options):
-        generator = tensorlib.Generator().manual_seed(1)
-        sampler = RandomSampler(range(9), generator=generator, **options)
-        sampler.set_epoch(epoch)
+    def draw(**options):
+        sampler = RandomSampler(range(9), generator=tensorlib.Generator(), **options)
         assert len(list(sampler)) == len(sampler)
         return list(sampler)
 
-    assert sorted(draw(0)) == list(range(9))
-    assert draw(0) == draw(0) != draw(1)
-    assert len(draw(0, num_samples=4)) == 4
-    twice = Counter(draw(0, num_samples=18))
+    assert sorted(draw()) == list(range(9))
+    assert draw() == draw()
+    assert len(draw(num_samples=4)) == 4
+    twice = Counter(draw(num_samples=18))
     assert set(twice.values()) == {2}
-    replaced = draw(0, replacement=True, num_samples=1000)
+    replaced = draw(replacement=True, num_samples=1000)
     assert set(replaced) == set(range(9))
-    assert draw(0, replacement=True) != draw(1, replacement=True)
     with pytest.raises(ValueError, match="num_samples=-1"):
         RandomSampler(range(3), num_samples=-1)
-    with pytest.raises(ValueError, match="from 0 samples"):
-        RandomSampler([], num_samples=2)
+    with pytest.raises(ValueError, match="num_samples=0"):
+        RandomSampler([])
+    with pytest.raises(TypeError, match="replacement=1"):
+        RandomSampler(range(3), replacement=1)
 
 
 def test_subset_and_weighted_random_samplers():
@@ -115,11 +116,11 @@ def test_subset_and_weighted_random_samplers():
     assert drawn[0] == 0
     assert 2.5 < drawn[2] / drawn[1] < 3.6
     assert sorted(WeightedRandomSampler([1, 0, 3], 2, replacement=False)) == [0, 2]
-    for weights, count in (([0, 0], 1), ([-1, 2], 1), ([1, 0], 0)):
+    for weights, count in (([[1, 2]], 1), ([1, 0], 0)):
         with pytest.raises(ValueError, match="WeightedRandomSampler"):
             WeightedRandomSampler(weights, count)
-    with pytest.raises(ValueError, match="num_samples=2 of 1"):
-        WeightedRandomSampler([1, 0], 2, replacement=False)
+    with pytest.raises(RuntimeError, match="multinomial"):
+        list(WeightedRandomSampler([-1, 2], 1))
 
 
 def test_batch_sampler():
@@ -166,7 +167,7 @@ def test_concat_and_subset():
         with pytest.raises(IndexError, match=f"index {index} is out of range for 5"):
             both[index]
     assert [Subset(both, [4, 0])[i] for i in range(2)] == ["e", "a"]
-    with pytest.raises(ValueError, match="no data sets"):
+    with pytest.raises(AssertionError, match="no data sets"):
         ConcatDataset([])
     with pytest.raises(NotImplementedError, match="Dataset must define __getitem__"):
         Dataset()[0]
@@ -174,8 +175,36 @@ def test_concat_and_subset():
         iter(Sampler())
 
 
+def test_stack_and_overridden_data_sets():
+    letters = Letters("abc")
+    assert StackDataset(letters, range(3))[1] == ("b", 1)
+    assert StackDataset(x=letters, n=range(3))[2] == {"x": "c", "n": 2}
+    assert len(StackDataset(letters)) == 3
+    with pytest.raises(ValueError, match=r"sizes are \[3, 2\]"):
+        StackDataset(letters, range(2))
+    with pytest.raises(ValueError, match="1 data sets in order and 1 by name"):
+        StackDataset(letters, x=letters)
+
+    class Half(Subset):
+        def __getitem__(self, index):
+            return super().__getitem__(2 * index)
+
+    with pytest.raises(NotImplementedError, match="Half overrides __getitem__"):
+        Half(letters, [0])
+
+    class Doubled(TensorDataset):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0] * 2
+
+    x = tensorlib.arange(3.0, requires_grad=True)
+    (batch,) = DataLoader(Doubled(x.detach()), 3)
+    assert batch.tolist() == [0, 2, 4]
+    ((batch,),) = DataLoader(TensorDataset(x), 3)
+    assert batch.requires_grad
+
+
 def test_tensor_dataset_and_rows():
-    with pytest.raises(ValueError, match=r"first sizes are \[2, 3\]"):
+    with pytest.raises(AssertionError, match=r"first sizes are \[2, 3\]"):
         TensorDataset(np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match="no tensors"):
         TensorDataset()
@@ -195,8 +224,12 @@ def test_random_split():
     assert [len(part) for part in random_split(Letters("abc"), [0.5, 0.5], generator)] == [2, 1]
     with pytest.raises(ValueError, match="sum to 9; expected 10"):
         random_split(data, [4, 5])
-    with pytest.raises(ValueError, match="fractions"):
+    with pytest.raises(ValueError, match="or fractions that sum to 1"):
         random_split(data, [0.5, 0.6])
+    with pytest.raises(ValueError, match="expected them in 0"):
+        random_split(data, [1.5, -0.5])
+    with pytest.warns(UserWarning, match="split at index 1 is 0"):
+        random_split(data, [1.0, 0.0])
 
 
 @pytest.mark.oracle
