@@ -93,20 +93,18 @@ def kind_of(dtype: Any, where: str, out: Any = None) -> Any:
     return dtypes.default_numpy() if dtype is None else dtypes.numpy_dtype(dtype, where)
 
 
-def into(where: str, out: Any, made: Tensor) -> Tensor:
-    """The values of `made` in `out`, which is resized where it has another shape."""
+def into(where: str, out: Any, made: Tensor, *, exact: bool = False) -> Tensor:
+    """The values of `made` in `out`, which is resized where it has another shape; `exact`: only if
+    its dtype is the same.
+    """
     from tensorlib.ops.out import _into
 
-    result: Tensor = _into(out, _named(where, made), False, (), {})
-    return result
-
-
-def _named(where: str, made: Tensor) -> Any:
-    def function() -> Tensor:
+    def given(made: Tensor) -> Tensor:
         return made
 
-    function.__name__ = where
-    return function
+    given.__name__ = where
+    result: Tensor = _into(out, given, exact, (made,), {})
+    return result
 
 
 def _filled(

@@ -93,7 +93,7 @@ def _counted(kind: Any, start: Any, step: Any, count: int) -> Array:
         first, gap = int(start), int(step)
         values = np.arange(first, first + count * gap, gap, dtype=np.int64)
         return values.astype(kind, copy=False)
-    work = np.dtype(np.float32) if kind.itemsize == 2 else _wide
+    work = np.dtype(np.float32) if _narrow(kind) else _wide
     values = np.arange(count).astype(work)
     values *= work.type(step)
     values += work.type(start)
@@ -177,6 +177,10 @@ def _from_both_ends(start: Any, end: Any, count: int, kind: Any) -> Array:
     return values
 
 
+def _narrow(kind: Any) -> bool:
+    return bool(kind.kind in "fV" and kind.itemsize == 2)
+
+
 def linspace(
     start: Any,
     end: Any,
@@ -215,7 +219,7 @@ def logspace(
     refuse("logspace", layout, pin_memory)
     start, end, count = _ends("logspace", start, end, steps)
     kind = _spaced_kind("logspace", dtype, out, [start, end])
-    powers = _from_both_ends(start, end, count, kind)
+    powers = _from_both_ends(start, end, count, np.dtype(np.float32) if _narrow(kind) else kind)
     values = np.power(powers.dtype.type(base), powers).astype(kind)
     result = finish(values, requires_grad, device)
     return result if out is None else into("logspace", out, result)
@@ -273,7 +277,7 @@ def complex(real: Tensor, imag: Tensor, *, out: Tensor | None = None) -> Tensor:
         return grad.real, grad.imag
 
     result = derived(output, parts, a, b, name="complex")
-    return result if out is None else into("complex", out, result)
+    return result if out is None else into("complex", out, result, exact=True)
 
 
 def polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -283,4 +287,4 @@ def polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = None) -> Tensor:
     a, b = _parts("polar", ("abs", "angle"), abs, angle)
     cosine, sine = elementwise.cos(b), elementwise.sin(b)
     result = complex(elementwise.mul(a, cosine), elementwise.mul(a, sine))
-    return result if out is None else into("polar", out, result)
+    return result if out is None else into("polar", out, result, exact=True)

@@ -37,6 +37,7 @@ def _dropped(
     product = input.mul_ if inplace else input.mul
     if p == 1:
         return product(wrap(np.zeros((), x.dtype)))
+    draws.expect_plain(where, x.dtype)
     if channels and x.ndim < 2:
         raise ShapeError(
             where, f"Feature dropout requires at least 2 dimensions in the input, shape {x.shape}"
