@@ -22,7 +22,7 @@ from tensorlib.autograd.tape import (
 )
 from tensorlib.device import device_of, move
 from tensorlib.errors import ArgumentError, AutogradError, DTypeError, ShapeError
-from tensorlib.ops._common import Array, Grads, astype, expect_tensor, record, wrap
+from tensorlib.ops._common import Array, Grads, astype, expect_tensor, record, scalar_dtype, wrap
 from tensorlib.ops.out import direct
 from tensorlib.ops.shape.reinterpret import as_strided
 
@@ -181,8 +181,10 @@ def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     return self
 
 
-def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """The values of `src`, broadcast and converted, in this memory."""
+    if isinstance(src, bool | int | float | complex):
+        src = wrap(np.asarray(src, scalar_dtype(src)))
     if not hasattr(src, "array"):
         raise ArgumentError("copy_", f"argument 'other' must be Tensor, not {type(src).__name__}")
     return store(self, "copy_", _copied, src)
