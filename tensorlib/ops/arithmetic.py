@@ -26,6 +26,7 @@ from tensorlib.ops._common import (
     record,
     scalar_dtype,
     scalar_operand,
+    times,
     wants,
     wide,
     wrap,
@@ -97,7 +98,7 @@ def _scaled(where: str, input: Any, other: Any, alpha: Any, sign: int) -> Tensor
     scale = sign * alpha.conjugate()
 
     def backward(grad: Array) -> Grads:
-        return grad, grad * scale
+        return grad, times(grad, scale)
 
     backward.__qualname__ = where
     return record(output, backward, input, other)
@@ -267,7 +268,7 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
         output = x * other
 
     def backward_scalar(grad: Array) -> Grads:
-        return (grad * (other.conjugate() if isinstance(other, complex) else other),)
+        return (times(grad, other.conjugate() if isinstance(other, complex) else other),)
 
     return record(output, backward_scalar, input)
 
@@ -323,6 +324,8 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
     other = other.conjugate() if isinstance(other, complex) else other
 
     def backward_scalar(grad: Array) -> Grads:
+        if grad.dtype.char in "eE":
+            return ((grad.astype(np.float32) / other).astype(grad.dtype),)
         return (grad / other,)
 
     return record(output, backward_scalar, input)
@@ -351,15 +354,7 @@ def _rounded_div(input: Any, other: Any, rounding_mode: str, where: str) -> Tens
     check_dtype(where, a, "iuf", "integers or floating point")
     _check_divisor(where, b)
     try:
-        if rounding_mode == "floor":
-            output = np.floor_divide(a, b)
-            if a.dtype.kind in "fV":
-                output = np.where(b == 0, a / b, output)
-        elif a.dtype.kind in "fV":
-            output = np.trunc(a / b)
-        else:
-            output = np.floor_divide(a, b)
-            output = output + ((output < 0) & (output * b != a)).astype(output.dtype)
+        output = _quotient(a, b, rounding_mode)
     except ValueError:
         raise differ(where, a, b) from None
 
@@ -367,7 +362,20 @@ def _rounded_div(input: Any, other: Any, rounding_mode: str, where: str) -> Tens
         return np.zeros_like(grad), np.zeros_like(grad)
 
     backward.__qualname__ = "div"
-    return record(output.astype(a.dtype, copy=False), backward, input, other)
+    return record(output, backward, input, other)
+
+
+def _quotient(a: Array, b: Array, rounding_mode: str) -> Any:
+    if rounding_mode == "floor":
+        output = np.floor_divide(a, b)
+        if a.dtype.kind in "fV":
+            output = np.where(b == 0, a / b, output)
+    elif a.dtype.kind in "fV":
+        output = np.trunc(a / b)
+    else:
+        output = np.floor_divide(a, b)
+        output = output + ((output < 0) & (output * b != a)).astype(output.dtype)
+    return output.astype(a.dtype, copy=False)
 
 
 def _check_divisor(where: str, b: Array) -> None:
@@ -387,7 +395,7 @@ def floor_divide(input: Tensor, other: Tensor | Number) -> Tensor:
 def remainder(input: Tensor | Number, other: Tensor | Number) -> Tensor:
     """Python's `%`: the result has the sign of `other`."""
     x, y = pair(input, other, "remainder")
-    return _modulo(x, y, np.remainder, np.floor, "remainder")
+    return _modulo(x, y, np.remainder, "floor", "remainder")
 
 
 @takes_out
@@ -395,10 +403,10 @@ def fmod(input: Tensor, other: Tensor | Number) -> Tensor:
     """C's remainder: the result has the sign of `input`."""
     expect_tensor("fmod", "input", input)
     x, y = pair(input, other, "fmod")
-    return _modulo(x, y, np.fmod, np.trunc, "fmod")
+    return _modulo(x, y, np.fmod, "trunc", "fmod")
 
 
-def _modulo(x: Tensor, y: Tensor, function: Any, rounded: Any, where: str) -> Tensor:
+def _modulo(x: Tensor, y: Tensor, function: Any, rounding: str, where: str) -> Tensor:
     a, b = x.array, y.array
     check_dtype(where, a, "iuf", "integers or floating point")
     _check_divisor(where, b)
@@ -408,10 +416,13 @@ def _modulo(x: Tensor, y: Tensor, function: Any, rounded: Any, where: str) -> Te
         raise differ(where, a, b) from None
 
     def backward(grad: Array) -> Grads:
-        return grad, -grad * rounded(a / b)
+        return grad, -grad * _quotient(a, b, rounding)
+
+    def smooth(grad: Any) -> Grads:
+        return grad, neg(mul(grad, div(a, b, rounding_mode=rounding)))
 
     backward.__qualname__ = where
-    return record(output, backward, x, y)
+    return record(output, backward, x, y, smooth=smooth)
 
 
 @takes_out
@@ -465,7 +476,7 @@ def lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
     part = weight.conjugate()
 
     def backward_scalar(grad: Array) -> Grads:
-        return grad * (1 - part), grad * part
+        return times(grad, 1 - part), times(grad, part)
 
     output = _lerped(a, b, np.asarray(weight).astype(wide(a).dtype))
     return record(output, backward_scalar, input, end)
@@ -502,10 +513,9 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 
         output = (wide(a) + factor * wide(b) * wide(c)).astype(a.dtype, copy=False)
     except ValueError:
         raise differ("addcmul", a, b * c) from None
-    scale = value.conjugate()
 
     def backward(grad: Array) -> Grads:
-        return grad, grad * conjugate(c) * scale, grad * conjugate(b) * scale
+        return grad, grad * conjugate(times(c, value)), grad * conjugate(times(b, value))
 
     return record(output, backward, x, y, z)
 
@@ -522,10 +532,13 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 
         output = (wide(a) + factor * wide(b) / wide(c)).astype(a.dtype, copy=False)
     except ValueError:
         raise differ("addcdiv", a, b / c) from None
-    scale = value.conjugate()
 
     def backward(grad: Array) -> Grads:
-        return grad, grad * (scale / conjugate(c)), -grad * (scale * conjugate(b / (c * c)))
+        return (
+            grad,
+            grad * conjugate(times(1 / c, value)),
+            -grad * conjugate(times(b, value) / (c * c)),
+        )
 
     return record(output, backward, x, y, z)
 

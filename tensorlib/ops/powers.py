@@ -24,9 +24,11 @@ from tensorlib.ops._common import (
     record,
     record_outputs,
     scalar_operand,
+    times,
     wide,
+    wrap,
 )
-from tensorlib.ops.arithmetic import InvalidDivision, mul
+from tensorlib.ops.arithmetic import InvalidDivision
 from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
@@ -106,9 +108,16 @@ def _pow_scalar(input: Tensor, exponent: Any) -> Tensor:
     def backward(grad: Array) -> Grads:
         if exponent == 2:
             return (grad * (2 * conjugate(x)),)
-        return (grad * conjugate(exponent * x ** (exponent - 1)),)
+        return (grad * conjugate(times(_raised(x, exponent - 1), exponent)),)
 
     return record(output, backward, input)
+
+
+def _raised(x: Any, exponent: Any) -> Any:
+    """`x ** exponent` of an array, or of what stands for one in a second derivative."""
+    if x.dtype.char in "eE":
+        return (x.astype(np.float32) ** exponent).astype(x.dtype)
+    return x**exponent
 
 
 def _power(x: Array, exponent: Any) -> Any:
@@ -148,7 +157,7 @@ def rpow(input: Tensor, other: Any) -> Tensor:
     def backward(grad: Array) -> Grads:
         if other == 0:
             return (grad * np.where(x >= 0, 0, conjugate(output) * log),)
-        return (grad * (conjugate(output) * log),)
+        return (grad * times(conjugate(output), log),)
 
     backward.__qualname__ = "pow"
     return record(output, backward, input)
@@ -196,8 +205,21 @@ def square(input: Tensor) -> Tensor:
 @takes_out
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """`input * 2 ** other`."""
+    expect_tensor("ldexp", "input", input)
     expect_tensor("ldexp", "other", other)
-    return mul(input, rpow(other, 2.0))
+    x, scale = promoted(input, wrap(rpow(other, 2.0).array))
+    a, b = x.array, scale.array
+    try:
+        output = a * b
+    except ValueError:
+        raise differ("ldexp", a, b) from None
+    exponent = other.array
+
+    def backward(grad: Array) -> Grads:
+        power = np.exp2(exponent.astype(grad.dtype))
+        return grad * conjugate(power), times(grad * conjugate(output), _LN2)
+
+    return record(output, backward, x, other)
 
 
 @takes_exact_out
@@ -237,7 +259,7 @@ def rsqrt(input: Tensor) -> Tensor:
     output = (1 / np.sqrt(wide(input.array))).astype(input.array.dtype, copy=False)
 
     def backward(grad: Array) -> Grads:
-        return (-0.5 * grad * conjugate(output * output * output),)
+        return (grad * (-0.5) * conjugate(output * output * output),)
 
     return record(output, backward, input)
 
@@ -276,7 +298,7 @@ def exp2(input: Tensor) -> Tensor:
     output = np.exp2(input.array)
 
     def backward(grad: Array) -> Grads:
-        return (grad * conjugate(output) * _LN2,)
+        return (times(grad * conjugate(output), _LN2),)
 
     return record(output, backward, input)
 
@@ -310,7 +332,7 @@ def log2(input: Tensor) -> Tensor:
     x = (input := floating(input)).array
 
     def backward(grad: Array) -> Grads:
-        return (grad / (conjugate(x) * _LN2),)
+        return (grad / times(conjugate(x), _LN2),)
 
     return record(np.log2(x), backward, input)
 
@@ -321,7 +343,7 @@ def log10(input: Tensor) -> Tensor:
     x = (input := floating(input)).array
 
     def backward(grad: Array) -> Grads:
-        return (grad / (conjugate(x) * _LN10),)
+        return (grad / times(conjugate(x), _LN10),)
 
     return record(np.log10(x), backward, input)
 
