@@ -107,6 +107,7 @@ _REAL = {
 _COMPLEX = {2: np.dtype(np.complex64), 4: np.dtype(np.complex64), 8: np.dtype(np.complex128)}
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # V: bfloat16, which NumPy does not know
 
+_INFINITY = builtins.float("inf")
 _default: dtype = float32
 
 
@@ -122,7 +123,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _by_name(name: str) -> dtype:
-    return _NAMES[name] if name in _NAMES else __getattr__(name)  # type: ignore[no-any-return]  # made there
+    return _NAMES[name] if name in _NAMES else __getattr__(name)
 
 
 def known(numpy_type: NumpyDType) -> builtins.bool:
@@ -140,6 +141,7 @@ def digits(numpy_type: NumpyDType) -> builtins.int:
     return builtins.int(float_info(numpy_type).nmant) + 1
 
 
+@cache
 def float_info(numpy_type: NumpyDType) -> Any:
     """`numpy.finfo`, of bfloat16 too."""
     if numpy_type.kind == "V":
@@ -149,6 +151,7 @@ def float_info(numpy_type: NumpyDType) -> Any:
     return np.finfo(numpy_type)
 
 
+@cache
 def limits(numpy_type: NumpyDType) -> tuple[builtins.int, builtins.int]:
     """Least and greatest value of an integer type."""
     if numpy_type.kind == "b":
@@ -171,11 +174,11 @@ def fitting(value: Any, numpy_type: NumpyDType) -> Any:
         fits = True
     if kind in "iu" and fits:
         low, high = limits(numpy_type)
-        fits = np.isfinite(value) and (-high if kind == "u" else low) <= value <= high
+        fits = (-high if kind == "u" else low) <= value <= high  # not NaN
         if fits:
             value = builtins.int(value)
             return value % (high + 1) if value < 0 and kind == "u" else value
-    elif kind in "fV" and fits and np.isfinite(value):
+    elif kind in "fV" and fits and builtins.abs(value) != _INFINITY and value == value:
         fits = builtins.abs(value) <= builtins.float(float_info(numpy_type).max)
     if not fits:
         raise ShapeError(

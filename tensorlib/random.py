@@ -144,6 +144,8 @@ class Generator:
     # -- raw draws ---------------------------------------------------------------------------------
 
     def _words(self, count: int) -> Array:
+        if count < 512:  # where its own overhead is the smaller one
+            return self._bits.random_raw(count).astype(np.uint32)
         return self._source.integers(0, 1 << 32, count, np.uint32)
 
     def _wide_words(self, count: int) -> Array:
