@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
 from tensorlib.nn.module import Module, indent
@@ -118,17 +118,69 @@ class Sequential(_ModuleSequence):
             )
         return Sequential(*self, *other)
 
+    def __iadd__(self, other: Iterable[Module]) -> Self:
+        if not isinstance(other, Sequential):
+            raise ValueError(
+                "add operator supports only objects of Sequential class, but"
+                f" {type(other).__name__} is given."
+            )
+        return self.extend(other)
+
+    def insert(self, index: int, module: Module) -> Self:
+        """Put one module before `index`; returns self. Raises IndexError outside the list."""
+        if not isinstance(module, Module):
+            raise AssertionError(f"module is a {type(module).__name__}; expected an nn.Module")
+        if not -len(self) <= index <= len(self):
+            raise IndexError(f"Index out of range: {index} for {len(self)} modules")
+        return super().insert(index, module)
+
     def __mul__(self, times: int) -> Sequential:
-        if times <= 0:
-            raise ValueError(f"Non-positive multiplication factor {times} for Sequential")
-        return Sequential(*(self._items() * times))
+        return Sequential(*(self._items() * _factor(times)))
 
     __rmul__ = __mul__
+
+    def __imul__(self, times: int) -> Self:
+        return self.extend(self._items() * (_factor(times) - 1))
 
     def forward(self, input: Any) -> Any:
         for module in self._modules.values():
             input = module(input)  # type: ignore[misc]  # None is never appended
         return input
+
+
+def _factor(times: int) -> int:
+    if not isinstance(times, int):
+        raise TypeError(f"unsupported operand type(s) for *: Sequential and {type(times).__name__}")
+    if times <= 0:
+        raise ValueError(f"Non-positive multiplication factor {times} for Sequential")
+    return times
+
+
+def _pairs(where: str, given: Any, sort: bool) -> Iterable[tuple[str, Any]]:
+    """The pairs of a mapping or of an iterable of pairs; with `sort` those of a plain dict sorted,
+    as PyTorch does.
+    """
+    if isinstance(given, OrderedDict | ModuleDict | ParameterDict):
+        return list(given.items())
+    if isinstance(given, Mapping):
+        return sorted(given.items()) if sort else list(given.items())
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{where}.update should be called with an iterable of key/value pairs, but got"
+            f" {type(given).__name__}"
+        )
+    pairs = []
+    for i, pair in enumerate(given):
+        if not isinstance(pair, Sequence):
+            raise TypeError(
+                f"{where} update sequence element #{i} should be Iterable; is {type(pair).__name__}"
+            )
+        if len(pair) != 2:
+            raise ValueError(
+                f"{where} update sequence element #{i} has length {len(pair)}; 2 is required"
+            )
+        pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 class ModuleList(_ModuleSequence):
@@ -220,7 +272,7 @@ class ModuleDict(Module):
 
     def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
         """Add modules, replacing those of the same name."""
-        for key, module in modules.items() if isinstance(modules, Mapping) else modules:
+        for key, module in _pairs("ModuleDict", modules, False):
             self[key] = module
 
 
@@ -273,6 +325,11 @@ class ParameterList(Module):
 
     def extend(self, values: Iterable[Any]) -> Self:
         """Add values at the end; returns self."""
+        if not isinstance(values, Iterable) or isinstance(values, Tensor):
+            raise TypeError(
+                "ParameterList.extend should be called with an iterable, but got"
+                f" {type(values).__name__}"
+            )
         for value in list(values):
             self.append(value)
         return self
@@ -296,8 +353,6 @@ class ParameterDict(Module, Container[str]):
             self.update(parameters)
 
     def __getitem__(self, key: str) -> Any:
-        if key not in self._keys:
-            raise KeyError(key)
         return getattr(self, key)
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -343,10 +398,40 @@ class ParameterDict(Module, Container[str]):
             del self[key]
 
     def update(self, parameters: Any) -> None:
-        """Add values, replacing those of the same name. A plain dict keeps its order."""
-        has_items = isinstance(parameters, Mapping | ParameterDict)
-        for key, value in parameters.items() if has_items else parameters:
+        """Add values, replacing those of the same name. A plain dict is sorted by its keys."""
+        for key, value in _pairs("ParameterDict", parameters, True):
             self[key] = value
+
+    def copy(self) -> ParameterDict:
+        """A dict of the same parameters."""
+        return ParameterDict(self)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, which gets `default` if it has none."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def popitem(self) -> tuple[str, Any]:
+        """Take the newest value out and return it with its key."""
+        key = next(reversed(self))
+        return key, self.pop(key)
+
+    def fromkeys(self, keys: Iterable[str], default: Any = None) -> ParameterDict:
+        """A new dict in which all `keys` have the value `default`."""
+        return ParameterDict([(key, default) for key in keys])
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._keys)
+
+    def __or__(self, other: ParameterDict) -> ParameterDict:
+        made = self.copy()
+        made.update(other)
+        return made
+
+    def __ior__(self, other: ParameterDict) -> Self:
+        self.update(other)
+        return self
 
     def extra_repr(self) -> str:
         return "\n".join(_describe(key, value, _typename(value)) for key, value in self.items())

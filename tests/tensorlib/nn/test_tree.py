@@ -208,3 +208,75 @@ def test_the_choice_of_attention_kernels_changes_nothing():
     assert chosen.tolist() == plain.tolist()
     with pytest.raises(AssertionError, match="SDPBackend"), sdpa_kernel("math"):
         pass
+
+
+# --- containers next to torch's --------------------------------------------------------------
+
+
+def containers(lib):
+    n, seen = lib.nn, []
+    model = n.Sequential(n.Linear(1, 2), n.ReLU())
+    model += n.Sequential(n.Tanh())
+    model *= 2
+    model.insert(1, n.Sigmoid()).insert(-1, n.ELU())
+    seen += [str(model), str(model * 2), str(2 * model[:2]), str(model[1:3] + model[:1])]
+    del model[1:3]
+    seen += [str(model), [*dict(model.named_children())], type(model.pop(-1)).__name__]
+    values = n.ParameterList([lib.ones(2), 3, lib.zeros(1)])
+    values += [lib.ones(1)]
+    seen += [str(values), str(values[::2]), len(values[1:]), [*values.state_dict()]]
+    named = n.ParameterDict({"b": lib.ones(1), "a": lib.zeros(2)})
+    more = n.ParameterDict([("z", lib.ones(2)), ("c", 4)])
+    named |= more
+    seen += [[*named], [*reversed(named)], [*(more | named)], [*named.copy()]]
+    seen += [named.setdefault("new", 5), named.setdefault("c", 9), named.popitem(), [*named]]
+    seen += [[*named.fromkeys(["x", "y"], 1).items()], [*named.state_dict()], str(named)]
+    modules = n.ModuleDict({"b": n.ReLU(), "a": n.Tanh()})
+    modules.update([("c", n.ELU())])
+    seen += [str(modules), [*modules], type(modules.pop("b")).__name__]
+    return [
+        text.replace("torch.", "tensorlib.") if isinstance(text, str) else text for text in seen
+    ]
+
+
+@pytest.mark.oracle
+def test_containers_equal_torchs():
+    torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
+    assert containers(tensorlib) == containers(torch)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        (lambda n: n.Sequential().__iadd__([n.ReLU()]), ValueError),
+        (lambda n: n.Sequential(n.ReLU()) + n.ModuleList(), ValueError),
+        (lambda n: n.Sequential() * 1.5, TypeError),
+        (lambda n: n.Sequential() * 0, ValueError),
+        (lambda n: n.Sequential().insert(2, n.ReLU()), IndexError),
+        (lambda n: n.Sequential().insert(0, 3), AssertionError),
+        (lambda n: n.Sequential()[0], IndexError),
+        (lambda n: n.ModuleList([n.ReLU()])[1], IndexError),
+        (lambda n: n.ModuleList(3), TypeError),
+        (lambda n: n.ModuleList([3]), TypeError),
+        (lambda n: n.ModuleDict(3), TypeError),
+        (lambda n: n.ModuleDict([3]), TypeError),
+        (lambda n: n.ModuleDict([(1, 2, 3)]), ValueError),
+        (lambda n: n.ModuleDict({"a": 3}), TypeError),
+        (lambda n: n.ModuleDict({"a.b": n.ReLU()}), KeyError),
+        (lambda n: n.ModuleDict({"keys": n.ReLU()}), KeyError),
+        (lambda n: n.ModuleDict()["a"], KeyError),
+        (lambda n: n.ParameterDict()["a"], AttributeError),
+        (lambda n: n.ParameterDict({1: 2}), TypeError),
+        (lambda n: n.ParameterDict(3), TypeError),
+        (lambda n: n.ParameterList(3), TypeError),
+        (lambda n: n.ParameterList()[0], IndexError),
+        (lambda n: n.ParameterList()(1), RuntimeError),
+        (lambda n: n.ParameterDict()(1), RuntimeError),
+    ],
+)
+def test_containers_refuse_what_torchs_refuse(act, error):
+    torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
+    for lib in (torch, tensorlib):
+        with pytest.raises(error):
+            act(lib.nn)
