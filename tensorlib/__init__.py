@@ -585,6 +585,7 @@ def is_tensor(obj: object) -> _pybool:
 _LAZY = (
     "distributed",
     "fft",
+    "func",
     "nn",
     "optim",
     "return_types",
@@ -600,6 +601,7 @@ if TYPE_CHECKING:
     from tensorlib import (
         distributed,
         fft,
+        func,
         nn,
         optim,
         return_types,
@@ -813,6 +815,7 @@ __all__ = [
     "eye",
     "feature_alpha_dropout",
     "fft",
+    "func",
     "fill",
     "fill_",
     "finfo",

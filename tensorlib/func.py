@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tensorlib.autograd import engine, functional, modes, tape, walk
-from tensorlib.errors import ArgumentError, AutogradError, InvalidValueError, UnsupportedError
+from tensorlib.errors import AutogradError, InvalidValueError, UnsupportedError
 from tensorlib.ops.shape import stack
 
 __all__ = ["functional_call", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "vjp"]
@@ -236,7 +236,7 @@ class _Level:
 
     def _take(self, value: Any) -> Any:
         if not hasattr(value, "array"):
-            raise ArgumentError(
+            raise InvalidValueError(
                 self.where, f"an argument to differentiate is {type(value).__name__}", "a Tensor"
             )
         if tape.needs_grad(value):

@@ -9,7 +9,7 @@ from tensorlib.autograd.tape import (  # isort: skip  # first: the others build 
     record_views,
     wrap,
 )
-from tensorlib.autograd import function, graph
+from tensorlib.autograd import function, functional, graph
 from tensorlib.autograd.anomaly import (
     detect_anomaly,
     is_anomaly_check_nan_enabled,
@@ -36,6 +36,7 @@ __all__ = [
     "detect_anomaly",
     "enable_grad",
     "function",
+    "functional",
     "grad",
     "gradcheck",
     "gradgradcheck",

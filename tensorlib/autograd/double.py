@@ -23,10 +23,10 @@ from tensorlib.errors import UnsupportedError
 def call(node: Node, gradient: Any) -> tuple[Any, ...]:
     """Run a node's backward on Tensors; `gradient` is one, or a list for several outputs."""
     kind = type(node)
-    if gradient is None and kind is Node:
-        return (None,) * len(node.inputs)
     if kind is not Node and kind is not tape.ManyNode:
         return node.run(gradient, True)  # type: ignore[attr-defined,no-any-return]  # a custom Function's
+    if gradient is None or (kind is tape.ManyNode and all(g is None for g in gradient)):
+        return (None,) * len(node.inputs)
     if node.backward is None:
         raise saved.freed(node)
     saved.check_versions(node)
@@ -63,16 +63,7 @@ def _known(node: Node) -> dict[int, Any]:
     """By id of the captured array: the Tensor it belongs to, with its place in the graph."""
 
     def tensor_of(edge: Any) -> Callable[[Any], Any]:
-        def make(array: Any) -> Any:
-            if edge is not None and not isinstance(edge, Node) and edge.array is array:
-                return edge
-            made = tape.wrap(array)
-            if edge is not None:
-                made._node = edge if isinstance(edge, Node) else None
-                made._requires_grad = True
-            return made
-
-        return make
+        return lambda array: tape.placed(array, edge)
 
     known: dict[int, Any] = {}
     if isinstance(node, tape.ManyNode):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tensorlib.autograd import saved, tape, walk
-from tensorlib.autograd.tape import Node
+from tensorlib.autograd.nodes import Handle, ManyNode, Node
 from tensorlib.errors import ArgumentError, AutogradError
 
 __all__ = ["Function", "FunctionCtx", "InplaceFunction", "once_differentiable"]
@@ -84,16 +84,16 @@ class FunctionCtx:
     def _sequence_nr(self) -> int:
         return self._node().sequence  # type: ignore[no-any-return]
 
-    def register_hook(self, hook: Callable[..., Any]) -> tape.Handle:
+    def register_hook(self, hook: Callable[..., Any]) -> Handle:
         """Call `hook(grad_inputs, grad_outputs)` after this step ran."""
         return self._node().register_hook(hook)  # type: ignore[no-any-return]
 
-    def register_prehook(self, hook: Callable[..., Any]) -> tape.Handle:
+    def register_prehook(self, hook: Callable[..., Any]) -> Handle:
         """Call `hook(grad_outputs)` before this step runs."""
         return self._node().register_prehook(hook)  # type: ignore[no-any-return]
 
 
-class FunctionNode(tape.ManyNode):
+class FunctionNode(ManyNode):
     """The step of a custom Function."""
 
     __slots__ = ("arity", "ctx", "forms", "places")
@@ -113,6 +113,11 @@ class FunctionNode(tape.ManyNode):
     def part(self, index: int) -> Node:
         """The place of one output: the node itself where there is no other."""
         return self if self.outputs == 1 else super().part(index)
+
+    def differentiable(self, index: int) -> bool:
+        """Whether an output gets a gradient."""
+        form = self.forms[index]
+        return form is not None and form[2]
 
     def keep(self, outputs: tuple[Any, ...]) -> None:
         """Take over what `save_for_backward` was given."""
@@ -142,10 +147,10 @@ class FunctionNode(tape.ManyNode):
         grads: list[Any] = []
         for one, form in zip(given, self.forms, strict=True):
             if one is None and form is not None and self.ctx._materialize:
-                one = np.zeros(*form)
+                one = np.zeros(*form[:2])
             grads.append(one if one is None or hasattr(one, "array") else tape.wrap(one))
         found = self._user_function()(self.ctx, *grads)
-        values = list(found) if isinstance(found, tuple | list) else [found]
+        values = list(found) if isinstance(found, tuple) else [found]
         if len(values) > self.arity and all(v is None for v in values[self.arity :]):
             del values[self.arity :]
         if len(values) != self.arity:
@@ -159,7 +164,7 @@ class FunctionNode(tape.ManyNode):
             if place not in self.places and value is not None:
                 raise AutogradError(
                     self.name(),
-                    f"function {self.name()} returned a gradient different from None at position"
+                    f"function {self.name()} returned a gradient different than None at position"
                     f" {place + 1}, but the corresponding forward input was not a Variable",
                 )
         return [
@@ -184,7 +189,7 @@ class FunctionNode(tape.ManyNode):
         if value is None:
             return None
         if not hasattr(value, "array"):
-            raise ArgumentError(
+            raise AutogradError(
                 self.name(), f"expected Variable or None (got {type(value).__name__})"
             )
         entry = self.inputs[number]
@@ -216,6 +221,9 @@ class _Saved:
 
     def __init__(self, tensor: Any, number: int) -> None:
         self.number = number
+        self.edge = None
+        if tape.wants(tensor) and number < 0:
+            self.edge = tensor if tensor._node is None else tensor._node
         self.counter, self.version = tensor._counter, tensor._counter[0]
         if number >= 0:
             kept = tape.wrap(tensor.array)
@@ -226,7 +234,8 @@ class _Saved:
     def open(self, node: Any) -> Any:
         """The tensor, an output with its place in the graph again."""
         if isinstance(self.held, saved.Box):
-            return tape.wrap(self.held.open())
+            own = self.number >= 0 and node is not None and node.differentiable(self.number)
+            return tape.placed(self.held.open(), node.part(self.number) if own else self.edge)
         tensor = self.held
         own = self.number >= 0 and node is not None
         if self.counter[0] != self.version:
@@ -238,7 +247,7 @@ class _Saved:
                 self.version,
                 edge,
             )
-        if not own or node.forms[self.number] is None:
+        if not own or not node.differentiable(self.number):
             return tensor
         made = tape.wrap(tensor.array)
         made._counter, made._requires_grad = self.counter, True
@@ -306,12 +315,8 @@ class Function(metaclass=_Meta):
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
         """Run forward without recording, and record backward."""
         separate = cls.setup_context is not Function.setup_context
-        if separate:
-            bound = inspect.signature(cls.forward).bind(*args, **kwargs)
-            bound.apply_defaults()
-            args, kwargs = bound.args, bound.kwargs
-        if kwargs:
-            raise ArgumentError(f"{cls.__name__}.apply", "takes no keyword arguments")
+        if separate or kwargs:
+            args = _positional(cls.forward, args, kwargs, separate)
         if not isinstance(inspect.getattr_static(cls, "forward"), staticmethod):
             raise AutogradError(
                 cls.__name__,
@@ -346,6 +351,19 @@ class Function(metaclass=_Meta):
         return finished if isinstance(result, tuple) else finished[0]
 
 
+def _positional(forward: Any, args: Any, kwargs: Any, separate: bool) -> tuple[Any, ...]:
+    """Arguments in forward's order, with defaults where forward does not get the context."""
+    lead = () if separate else (None,)
+    bound = inspect.signature(forward).bind(*lead, *args, **kwargs)
+    if separate or bound.kwargs:
+        bound.apply_defaults()
+    if bound.kwargs:
+        raise ArgumentError(
+            "Function.apply", f"keyword-only arguments {sorted(bound.kwargs)}", "positional ones"
+        )
+    return bound.args[len(lead) :]
+
+
 def _check_dirty(cls: Any, dirty: Any, outputs: Any, tensors: Any, recording: bool) -> None:
     if not any(dirty is o for o in outputs):
         raise AutogradError(
@@ -360,12 +378,11 @@ def _check_dirty(cls: Any, dirty: Any, outputs: Any, tensors: Any, recording: bo
 
 
 def _form(output: Any, ctx: FunctionCtx) -> Any:
-    """Shape and dtype of an output that gets a gradient."""
-    if not hasattr(output, "array") or output.array.dtype.kind not in "fcV":
+    """Shape, dtype, and whether it gets a gradient, of an output that is a tensor."""
+    if not hasattr(output, "array"):
         return None
-    if any(output is c for c in ctx._constant):
-        return None
-    return output.array.shape, output.array.dtype
+    constant = output.array.dtype.kind not in "fcV" or any(output is c for c in ctx._constant)
+    return output.array.shape, output.array.dtype, not constant
 
 
 def _plain(output: Any, ctx: FunctionCtx, tensors: list[Any]) -> Any:
@@ -386,7 +403,7 @@ def _finish(output: Any, index: int, node: FunctionNode, tensors: list[Any]) -> 
     if not hasattr(output, "array"):
         return output
     output = _plain(output, node.ctx, tensors)
-    if node.forms[index] is None:
+    if not node.differentiable(index):
         return output
     if any(output is d for d in node.ctx._dirty) and output._base is not None:
         tape.attach(output, node.part(index))

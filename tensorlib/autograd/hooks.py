@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tensorlib.autograd.tape import wrap
-from tensorlib.errors import AutogradError
+from tensorlib.errors import ArgumentError, AutogradError
 
 
 def run_hooks(hooks: Any, gradient: Any, create_graph: bool) -> Any:
@@ -17,6 +17,18 @@ def run_hooks(hooks: Any, gradient: Any, create_graph: bool) -> Any:
             _same_form(hook, result, value)
             gradient = result if create_graph else result.array
     return gradient
+
+
+def unused_outputs(node: Any, grads: list[Any], create_graph: bool) -> None:
+    """Hooks on outputs that nobody used see None, and may put a gradient in its place."""
+    for index, known in node.parts.items():
+        output = known()
+        if grads[index] is None and output is not None and output.hooks:
+            for hook in list(output.hooks):
+                value = grads[index]
+                result = hook(value if create_graph or value is None else wrap(value))
+                if result is not None:
+                    grads[index] = result if create_graph else result.array
 
 
 def tuple_hooks(hooks: Any, grads: tuple[Any, ...], create_graph: bool) -> tuple[Any, ...]:
@@ -46,7 +58,7 @@ def _replaced(hook: Any, result: Any, before: tuple[Any, ...], create_graph: boo
 def _same_form(hook: Any, result: Any, value: Any) -> None:
     name = _hook_name(hook)
     if not hasattr(result, "array"):
-        raise HookTypeError(
+        raise ArgumentError(
             "hook",
             f"expected Variable, but hook '{name}' returned '{type(result).__name__}'",
         )
@@ -61,10 +73,6 @@ def _same_form(hook: Any, result: Any, value: Any) -> None:
             "hook",
             f"hook '{name}' has changed the type of value, from {value.dtype} to {result.dtype}",
         )
-
-
-class HookTypeError(AutogradError, TypeError):
-    """A hook that returned no Tensor."""
 
 
 def _hook_name(hook: Any) -> str:

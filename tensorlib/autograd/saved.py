@@ -82,16 +82,25 @@ def with_cells(function: Any, replace: Callable[[str, Any], Any]) -> Any:
 def map_arrays(function: Any, change: Callable[[Any], Any]) -> Any:
     """The function with each array it holds replaced by `change(array)`."""
 
-    def replace(_: str, held: Any) -> Any:
-        if _is_array(held):
-            return change(held)
-        if type(held) in (tuple, list):
-            return type(held)(replace("", item) for item in held)
-        if isinstance(held, types.FunctionType) and held.__closure__:
-            return with_cells(held, replace)
-        return held
+    return with_cells(function, _Exchange(_is_array, change))
 
-    return with_cells(function, replace)
+
+class _Exchange:
+    """Changes the values that a test picks; a class, since a function that calls itself is a cycle
+    that would keep arrays until the next garbage collection.
+    """
+
+    def __init__(self, picks: Callable[[Any], bool], change: Callable[[Any], Any]) -> None:
+        self.picks, self.change = picks, change
+
+    def __call__(self, name: str, held: Any) -> Any:
+        if self.picks(held):
+            return self.change(held)
+        if type(held) in (tuple, list):
+            return type(held)(self(name, item) for item in held)
+        if isinstance(held, types.FunctionType) and held.__closure__:
+            return with_cells(held, self)
+        return held
 
 
 def _forms(node: Any) -> list[Any]:
@@ -268,18 +277,13 @@ class Packed:
         """The function with its arrays back, and the id of each by that of the array packed."""
         back: dict[int, Any] = {}
 
-        def replace(_: str, held: Any) -> Any:
-            if type(held) is Box:
-                if held.key not in back:
-                    back[held.key] = held.open()
-                return back[held.key]
-            if type(held) in (tuple, list):
-                return type(held)(replace("", item) for item in held)
-            if isinstance(held, types.FunctionType) and held.__closure__:
-                return with_cells(held, replace)
-            return held
+        def opened(box: Box) -> Any:
+            if box.key not in back:
+                back[box.key] = box.open()
+            return back[box.key]
 
-        return with_cells(self.function, replace), {k: id(a) for k, a in back.items()}
+        function = with_cells(self.function, _Exchange(lambda held: type(held) is Box, opened))
+        return function, {key: id(array) for key, array in back.items()}
 
 
 class Box:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tensorlib.autograd import tape
+from tensorlib.autograd.nodes import sequence
 from tensorlib.autograd.saved import changes, owner_of
 from tensorlib.device import address
 from tensorlib.errors import AutogradError, ShapeError, UnsupportedError
@@ -134,7 +135,7 @@ def bump(tensor: Any) -> None:
             version += weakref.ref(owner, lambda _: changes.pop(key, None)), key
         except TypeError:  # memory owned by a buffer that takes no weak reference
             version += (lambda: owner), key
-    tape._last_change = changes[version[2]] = next(tape._sequence)
+    tape._last_change = changes[version[2]] = next(sequence)
 
 
 def rebase(tensor: Any, backward: Any, inputs: list[Any], label: str) -> None:

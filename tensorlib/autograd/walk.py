@@ -56,7 +56,7 @@ def run(
     `targets` by their keys.
     """
     nodes, uses = reach(roots)
-    useful = None if targets is None else _useful(nodes, targets)
+    useful = None if targets is None else _useful(nodes, targets, accumulate)
     found: dict[Any, Any] = {}
     call, plus = _call, _plus
     if create_graph:
@@ -135,13 +135,15 @@ def run(
             _, node = heapq.heappop(heap)
             gradient = pending.pop(node)
             owned.discard(node)
+            if targets and useful and not accumulate and node in targets and useful[node]:
+                found[node] = gradient  # before its hooks, as PyTorch's, where the node runs
             if node.hooks and gradient is not None:
                 gradient = hooks.run_hooks(node.hooks, gradient, create_graph)
             extra = node.extra
             if extra is not None:
                 gradient = hooks.before_node(extra, gradient, create_graph)
             if targets is not None and node in targets:
-                found[node] = gradient
+                found.setdefault(node, gradient)
                 if accumulate and gradient is not None:
                     _accumulate(targets[node], gradient, create_graph, False)
             if type(node) is Output:
@@ -155,6 +157,8 @@ def run(
                 continue
             if useful is not None and not useful[node]:
                 continue
+            if type(gradient) is list and any(g is None for g in gradient):
+                hooks.unused_outputs(node, gradient, create_graph)
             results = call(node, gradient)
             if extra is not None and "after" in extra:
                 results = hooks.after_node(extra["after"], results, gradient, create_graph)
@@ -201,8 +205,10 @@ def reach(roots: list[Any]) -> tuple[set[Node], dict[int, int]]:
     return seen, uses
 
 
-def _useful(nodes: set[Node], targets: dict[Any, Any]) -> dict[Node, bool]:
-    """The nodes through which a target is reached, and the targets; true for those to be run."""
+def _useful(nodes: set[Node], targets: dict[Any, Any], accumulate: bool) -> dict[Node, bool]:
+    """The nodes through which a target is reached, and the targets; true for those to be run,
+    which for `backward` the targets are too, as in PyTorch.
+    """
     useful: dict[Node, bool] = {}
     for node in sorted(nodes, key=lambda n: n.sequence):
         for entry in node.inputs:
@@ -212,17 +218,17 @@ def _useful(nodes: set[Node], targets: dict[Any, Any]) -> dict[Node, bool]:
                 break
         else:
             if node in targets:
-                useful[node] = False
+                useful[node] = accumulate
     return useful
 
 
 def _call(node: Node, gradient: Any) -> Any:
     """Run a node's backward on arrays; undo broadcasting and casts of its inputs."""
     kind = type(node)
-    if gradient is None and kind is Node:
-        return (None,) * len(node.inputs)
     if kind is not Node and kind is not ManyNode:
         return node.run(gradient, False)  # type: ignore[attr-defined]  # a custom Function's
+    if gradient is None or (kind is ManyNode and all(g is None for g in gradient)):
+        return (None,) * len(node.inputs)
     function = node.backward
     if function is None:
         raise saved.freed(node)

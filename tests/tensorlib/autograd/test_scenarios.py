@@ -5,10 +5,26 @@ from __future__ import annotations
 import pytest
 
 import tensorlib
-from tests.tensorlib.autograd import scenarios_engine, scenarios_inplace, scenarios_modes
+from tests.tensorlib.autograd import (
+    scenarios_checkpoint,
+    scenarios_engine,
+    scenarios_function,
+    scenarios_functional,
+    scenarios_hooks,
+    scenarios_inplace,
+    scenarios_modes,
+)
 from tests.tensorlib.autograd.scenario import compare
 
-TABLES = (scenarios_engine, scenarios_inplace, scenarios_modes)
+TABLES = (
+    scenarios_checkpoint,
+    scenarios_engine,
+    scenarios_function,
+    scenarios_functional,
+    scenarios_hooks,
+    scenarios_inplace,
+    scenarios_modes,
+)
 ALL = [(name, run) for table in TABLES for name, run in table.scenario.all.items()]
 
 
