@@ -45,6 +45,7 @@ from tensorlib.ops import (
     pseudoinverse,
     queries,
     reduction,
+    removed,
     sampling,
     solver,
     sorting,
@@ -638,6 +639,7 @@ class Tensor:
     igamma, igammac = special.igamma, special.igammac
     stft, istft = spectrogram.stft, spectrogram.istft
     cov, corrcoef = integration.cov, integration.corrcoef
+    solve, lstsq, eig, symeig = removed.solve, removed.lstsq, removed.eig, removed.symeig
 
     relu, sigmoid = activation.relu, activation.sigmoid
     tanh, softmax = activation.tanh, activation.softmax

@@ -106,23 +106,23 @@ def modified_bessel_k1(input: Tensor) -> Tensor:
 
 
 @takes_out
-def scaled_modified_bessel_k0(input: Tensor) -> Tensor:
-    """`exp(input) * modified_bessel_k0(input)`; not differentiable."""
-    return _plain("scaled_modified_bessel_k0", input, scipy_special("k0e"))
+def scaled_modified_bessel_k0(x: Tensor) -> Tensor:
+    """`exp(x) * modified_bessel_k0(x)`; not differentiable."""
+    return _plain("scaled_modified_bessel_k0", x, scipy_special("k0e"))
 
 
 @takes_out
-def scaled_modified_bessel_k1(input: Tensor) -> Tensor:
-    """`exp(input) * modified_bessel_k1(input)`; not differentiable."""
-    return _plain("scaled_modified_bessel_k1", input, scipy_special("k1e"))
+def scaled_modified_bessel_k1(x: Tensor) -> Tensor:
+    """`exp(x) * modified_bessel_k1(x)`; not differentiable."""
+    return _plain("scaled_modified_bessel_k1", x, scipy_special("k1e"))
 
 
 @takes_out
-def spherical_bessel_j0(input: Tensor) -> Tensor:
-    """`sin(input) / input`, 1 at zero; not differentiable."""
-    x = real_input("special.spherical_bessel_j0", input, False).array
-    found = np.where(x == 0, 1, np.sin(x) / np.where(x == 0, 1, x))
-    return wrap(np.where(np.isinf(x), 0, found).astype(x.dtype))
+def spherical_bessel_j0(x: Tensor) -> Tensor:
+    """`sin(x) / x`, 1 at zero; not differentiable."""
+    a = real_input("special.spherical_bessel_j0", x, False).array
+    found = np.where(a == 0, 1, np.sin(a) / np.where(a == 0, 1, a))
+    return wrap(np.where(np.isinf(a), 0, found).astype(a.dtype))
 
 
 # PyTorch's sums for arguments beyond 5 (Airy's: below -2.09) miss the leading term of a denominator
@@ -220,9 +220,9 @@ def _order(n: int, x: Array) -> tuple[Any, Any]:
 
 
 @takes_out
-def airy_ai(input: Tensor) -> Tensor:
+def airy_ai(x: Tensor) -> Tensor:
     """Airy function Ai; not differentiable."""
-    return _plain("airy_ai", input, _airy)
+    return _plain("airy_ai", x, _airy)
 
 
 def _airy(x: Array) -> Array:

@@ -130,17 +130,17 @@ def _phase_free(where: str, turn: Any, opposite: Any) -> None:
 
 
 @takes_exact_out
-def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
+def cholesky(input: Tensor, *, upper: bool = False) -> Tensor:
     """Lower (or upper) triangular factor of positive definite matrices."""
-    factor, info = _cholesky("linalg.cholesky", A, upper)
+    factor, info = _cholesky("linalg.cholesky", input, upper)
     _expect_definite("linalg.cholesky", info)
     return factor
 
 
 @takes_exact_out
-def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
+def cholesky_ex(input: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
     """`cholesky` and, instead of an error, the order of the first minor that is not positive."""
-    factor, info = _cholesky("linalg.cholesky_ex", A, upper)
+    factor, info = _cholesky("linalg.cholesky_ex", input, upper)
     if check_errors:
         _expect_definite("linalg.cholesky_ex", info)
     return return_types.linalg_cholesky_ex(factor, wrap(info))
@@ -367,11 +367,11 @@ def legacy_svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> Any
 
 
 @takes_exact_out
-def eigh(A: Tensor, UPLO: str = "L") -> Any:
+def eigh(input: Tensor, UPLO: str = "L") -> Any:
     """Eigenvalues (ascending) and eigenvectors of symmetric or Hermitian matrices; only the lower
     ("L") or upper ("U") triangle is read.
     """
-    return return_types.linalg_eigh(*_eigh(A, UPLO))
+    return return_types.linalg_eigh(*_eigh(input, UPLO))
 
 
 def _eigh(A: Tensor, UPLO: str) -> tuple[Tensor, ...]:
@@ -428,15 +428,15 @@ def _solve(A: Tensor, B: Tensor) -> Tensor:
 
 
 @takes_exact_out
-def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
+def eigvalsh(input: Tensor, UPLO: str = "L") -> Tensor:
     """Eigenvalues of symmetric or Hermitian matrices, ascending."""
-    return _eigh(A, UPLO)[0]
+    return _eigh(input, UPLO)[0]
 
 
 @takes_exact_out
-def eig(A: Tensor) -> Any:
+def eig(input: Tensor) -> Any:
     """Complex eigenvalues and eigenvectors (of length one) of square matrices."""
-    return return_types.linalg_eig(*_eig(A))
+    return return_types.linalg_eig(*_eig(input))
 
 
 def _eig(A: Tensor) -> tuple[Tensor, ...]:
@@ -455,6 +455,6 @@ def _eig(A: Tensor) -> tuple[Tensor, ...]:
 
 
 @takes_exact_out
-def eigvals(A: Tensor) -> Tensor:
+def eigvals(input: Tensor) -> Tensor:
     """Complex eigenvalues of square matrices."""
-    return _eig(A)[0]
+    return _eig(input)[0]

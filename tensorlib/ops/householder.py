@@ -32,32 +32,41 @@ def geqrf(input: Tensor) -> Any:
 
 
 @takes_exact_out
-def householder_product(A: Tensor, tau: Tensor) -> Tensor:
+def householder_product(input: Tensor, tau: Tensor) -> Tensor:
     """The first columns of the product of the reflectors `I - tau v v^H` that `geqrf` gives."""
-    where = "linalg.householder_product"
-    _check(where, A, tau)
-    m, n = A.array.shape[-2:]
+    return _product("linalg.householder_product", input, tau)
+
+
+@takes_exact_out
+def orgqr(input: Tensor, input2: Tensor) -> Tensor:
+    """`linalg.householder_product` with `tau` as `input2`."""
+    return _product("orgqr", input, input2)
+
+
+def _product(where: str, input: Tensor, tau: Tensor) -> Tensor:
+    _check(where, input, tau)
+    m, n = input.array.shape[-2:]
     if n > m:
-        raise ShapeError(where, f"A has shape {A.array.shape}", "at least as many rows as columns")
+        raise ShapeError(
+            where, f"input has shape {input.array.shape}", "at least as many rows as columns"
+        )
     if tau.array.shape[-1] > n:
         raise ShapeError(where, f"tau has {tau.array.shape[-1]} factors", f"at most {n}")
-    start = np.broadcast_to(np.eye(m, n, dtype=A.array.dtype), A.array.shape)
+    start = np.broadcast_to(np.eye(m, n, dtype=input.array.dtype), input.array.shape)
     if not tau.array.size:
-        return derived(start.copy(), _no_gradient, A, tau, name="linalg_householder_product")
-    return _reflect(A, tau, wrap(start.copy()), True, False)
-
-
-orgqr = householder_product
+        return derived(start.copy(), _no_gradient, input, tau, name="linalg_householder_product")
+    return _reflect(input, tau, wrap(start.copy()), True, False)
 
 
 @takes_exact_out
 def ormqr(
-    input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpose: bool = False
+    input: Tensor, input2: Tensor, input3: Tensor, left: bool = True, transpose: bool = False
 ) -> Tensor:
-    """`Q @ other` (or `other @ Q`; `transpose` takes Q^H) with Q of the reflectors that `geqrf`
-    gives.
+    """`Q @ input3` (or `input3 @ Q`; `transpose` takes Q^H) with Q of the reflectors `input` and
+    `tau` in `input2` that `geqrf` gives.
     """
-    expect_tensor("ormqr", "other", other)
+    tau, other = input2, input3
+    expect_tensor("ormqr", "input3", other)
     _check("ormqr", input, tau)
     a, c = input.array, other.array
     if c.ndim < 2 or a.ndim != c.ndim or c.shape[:-2] != a.shape[:-2]:

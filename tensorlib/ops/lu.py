@@ -191,28 +191,28 @@ def _expect_fitting(where: str, a: Array, pivots: Array, b: Array, left: bool) -
 
 
 @takes_exact_out
-def legacy_lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
+def legacy_lu_solve(input: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
     """`torch.lu_solve`, the older form of `linalg.lu_solve`."""
-    return direct(lu_solve)(LU_data, LU_pivots, b)
+    return direct(lu_solve)(LU_data, LU_pivots, input)
 
 
 # -- symmetric matrices ----------------------------------------------------------------------------
 
 
 @takes_exact_out
-def ldl_factor(A: Tensor, *, hermitian: bool = False) -> Any:
+def ldl_factor(input: Tensor, *, hermitian: bool = False) -> Any:
     """L and D (blocks of size 1 and 2) of a symmetric or Hermitian matrix and the pivots (J. Bunch
     and L. Kaufman, 1977).
     """
-    factors, pivots, info = _ldl("linalg.ldl_factor", A, hermitian)
+    factors, pivots, info = _ldl("linalg.ldl_factor", input, hermitian)
     _expect_factored("linalg.ldl_factor", info)
     return return_types.linalg_ldl_factor(factors, pivots)
 
 
 @takes_exact_out
-def ldl_factor_ex(A: Tensor, *, hermitian: bool = False, check_errors: bool = False) -> Any:
+def ldl_factor_ex(input: Tensor, *, hermitian: bool = False, check_errors: bool = False) -> Any:
     """`ldl_factor` and, instead of an error, which block of D is singular (or 0)."""
-    factors, pivots, info = _ldl("linalg.ldl_factor_ex", A, hermitian)
+    factors, pivots, info = _ldl("linalg.ldl_factor_ex", input, hermitian)
     if check_errors:
         _expect_factored("linalg.ldl_factor_ex", info)
     return return_types.linalg_ldl_factor_ex(factors, pivots, info)

@@ -132,12 +132,12 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     return result
 
 
-def matrix_exp(A: Tensor) -> Tensor:
+def matrix_exp(input: Tensor) -> Tensor:
     """Exponential of square matrices (A. Al-Mohy and N. Higham, 2009); its derivative is a block of
     the exponential of a matrix of twice the size (R. Mathias, 1996).
     """
     where = "linalg.matrix_exp"
-    x = A.array
+    x = input.array
     if x.dtype.char not in "eE":
         check_float(where, x)
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
@@ -149,15 +149,15 @@ def matrix_exp(A: Tensor) -> Tensor:
         output = expm(x.astype(np.float32) if x.dtype.char in "eE" else x).astype(x.dtype)
     n = x.shape[-1]
 
-    def formula(grad: Tensor, _: Tensor, A: Tensor) -> Sequence[Tensor]:
-        turned = mH(A)
-        zeros = wrap(np.zeros_like(A.array))
+    def formula(grad: Tensor, _: Tensor, input: Tensor) -> Sequence[Tensor]:
+        turned = mH(input)
+        zeros = wrap(np.zeros_like(input.array))
         top = shape.cat([turned, grad], -1)
         block = shape.cat([top, shape.cat([zeros, turned], -1)], -2)
         whole = matrix_exp(block)
         return (shape.narrow(shape.narrow(whole, -2, 0, n), -1, n, n),)
 
-    return derived(output, formula, A, name="linalg_matrix_exp")
+    return derived(output, formula, input, name="linalg_matrix_exp")
 
 
 @takes_out

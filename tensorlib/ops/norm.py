@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 @takes_out
 def vector_norm(
-    input: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor:
     """`sum(|x|**ord) ** (1/ord)` over `dim`; ord 0 counts nonzeros, ±inf gives the extreme."""
     where = "linalg.vector_norm"
-    x = input if dtype is None else _widened(where, input, dtype)
+    x = x if dtype is None else _widened(where, x, dtype)
     a = x.array
     if a.dtype.kind not in "fcV":
         raise DTypeError(
@@ -163,7 +163,7 @@ def _norm_gradient(grad: Tensor, norm: Tensor, x: Tensor, p: float, axis: Any) -
 
 @takes_out
 def matrix_norm(
-    A: Tensor,
+    input: Tensor,
     ord: Any = "fro",
     dim: Any = (-2, -1),
     keepdim: bool = False,
@@ -174,18 +174,18 @@ def matrix_norm(
     where = "linalg.matrix_norm"
     if not isinstance(dim, list | tuple) or len(dim) != 2:
         raise ShapeError(where, f"dim={dim!r}", "a tuple of two dimensions")
-    if A.array.ndim < 2:
-        raise ShapeError(where, f"A has {A.array.ndim} dimensions", "at least 2 dimensions")
-    if A.array.dtype.kind not in "fcV":
-        raise DTypeError(where, f"Expected a floating point or complex tensor, got {A.dtype}")
-    a, b = dims_of(dim, A.array.ndim, where)
+    if input.array.ndim < 2:
+        raise ShapeError(where, f"A has {input.array.ndim} dimensions", "at least 2 dimensions")
+    if input.array.dtype.kind not in "fcV":
+        raise DTypeError(where, f"Expected a floating point or complex tensor, got {input.dtype}")
+    a, b = dims_of(dim, input.array.ndim, where)
     if ord == "fro":
-        return direct(vector_norm)(A, 2, (a, b), keepdim, dtype=dtype)
+        return direct(vector_norm)(input, 2, (a, b), keepdim, dtype=dtype)
     if isinstance(ord, str) and ord != "nuc":
         raise ShapeError(where, f"Order {ord!r} not supported", "'fro', 'nuc' or a number")
     if ord != "nuc" and abs(ord) not in (1, 2, math.inf):
         raise ShapeError(where, f"Order {ord!r} not supported", "±1, ±2 or ±inf")
-    x = A if dtype is None else _widened(where, A, dtype)
+    x = input if dtype is None else _widened(where, input, dtype)
     if ord in ("nuc", 2, -2):
         s = direct(svdvals)(shape.movedim(x, (a, b), (-2, -1)))
         if ord == "nuc":
@@ -204,7 +204,7 @@ def matrix_norm(
 
 @takes_out
 def linalg_norm(
-    A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    input: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor:
     """`torch.linalg.norm`: of a vector over one dim or all, of a matrix over two."""
     where = "linalg.norm"
@@ -212,16 +212,18 @@ def linalg_norm(
         dim = (dim,) if isinstance(dim, int) else tuple(dim)
         if len(dim) not in (1, 2):
             raise ShapeError(where, f"dim={dim}", "one or two dimensions")
-    elif ord is not None and A.array.ndim not in (1, 2):
+    elif ord is not None and input.array.ndim not in (1, 2):
         raise ShapeError(
-            where, f"shape {A.array.shape} with ord={ord!r}", "a vector or matrix, or dim="
+            where, f"shape {input.array.shape} with ord={ord!r}", "a vector or matrix, or dim="
         )
-    matrix = len(dim) == 2 if dim is not None else A.array.ndim == 2
+    matrix = len(dim) == 2 if dim is not None else input.array.ndim == 2
     if isinstance(ord, str) and not matrix:
-        raise ShapeError(where, f"ord={ord!r} for shape {A.array.shape}, dim={dim}", "a matrix")
+        raise ShapeError(where, f"ord={ord!r} for shape {input.array.shape}, dim={dim}", "a matrix")
     if ord is not None and matrix:
-        return direct(matrix_norm)(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype)
-    return direct(vector_norm)(A, 2 if ord is None else ord, dim, keepdim, dtype=dtype)
+        return direct(matrix_norm)(
+            input, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype
+        )
+    return direct(vector_norm)(input, 2 if ord is None else ord, dim, keepdim, dtype=dtype)
 
 
 def norm(
@@ -250,31 +252,39 @@ def frobenius_norm(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     return direct(vector_norm)(input, 2, dim, keepdim)
 
 
+def norm_except_dim(v: Tensor, pow: int = 2, dim: int = 0) -> Tensor:
+    """Norm over all dimensions but `dim` (-1: over all), kept as size 1."""
+    if dim == -1:
+        return direct(vector_norm)(v, pow)
+    axis = dim_index(dim, v.array.ndim, "norm_except_dim")
+    return direct(vector_norm)(v, pow, [i for i in range(v.array.ndim) if i != axis], True)
+
+
 def nuclear_norm(input: Tensor, dim: Any = (-2, -1), keepdim: bool = False) -> Tensor:
     """Sum of the singular values of matrices."""
     return direct(matrix_norm)(input, "nuc", dim, keepdim)
 
 
 @takes_out
-def cond(A: Tensor, p: Any = None) -> Tensor:
-    """Condition number: the norm of A times that of its inverse; infinite for singular matrices."""
+def cond(input: Tensor, p: Any = None) -> Tensor:
+    """Condition number: the norm times that of its inverse; infinite for singular matrices."""
     where = "linalg.cond"
-    if A.array.ndim < 2:
-        raise ShapeError(where, f"A has {A.array.ndim} dimensions", "at least 2 dimensions")
+    if input.array.ndim < 2:
+        raise ShapeError(where, f"A has {input.array.ndim} dimensions", "at least 2 dimensions")
     if p is None or p in (2, -2):
-        s = direct(svdvals)(A)
+        s = direct(svdvals)(input)
         if not s.array.shape[-1]:
             return wrap(np.zeros(s.array.shape[:-1], s.array.dtype))
         first, last = shape.select(s, -1, 0), shape.select(s, -1, -1)
         return elementwise.div(last, first) if p == -2 else elementwise.div(first, last)
     if isinstance(p, str) and p not in ("fro", "nuc"):
         raise ShapeError(where, f"p={p!r}", "'fro', 'nuc', ±1, ±2 or ±inf")
-    check_square(where, A.array)
-    if not A.array.size:
-        return wrap(np.zeros(A.array.shape[:-2], A.array.real.dtype))
-    inverse, info = direct(inv_ex)(A)
+    check_square(where, input.array)
+    if not input.array.size:
+        return wrap(np.zeros(input.array.shape[:-2], input.array.real.dtype))
+    inverse, info = direct(inv_ex)(input)
     of = direct(matrix_norm)
-    result = elementwise.mul(of(A, p), of(inverse, p))
+    result = elementwise.mul(of(input, p), of(inverse, p))
     return indexing.masked_fill(result, wrap(info.array != 0), math.inf)
 
 

@@ -1,4 +1,4 @@
-"""Orthogonal polynomials at `input` of degree `n`, by their recurrences in the type of the input.
+"""Orthogonal polynomials at `x` of degree `n`, by their recurrences in the type of `x`.
 
 As in PyTorch a degree is rounded toward zero, negative ones give 0, none has a derivative, and
 Chebyshev's on (-1, 1) come from cosines when the degree is high.
@@ -146,51 +146,51 @@ def _shift(x: Array) -> Array:
 
 
 @takes_out
-def chebyshev_polynomial_t(input: Any, n: Any) -> Tensor:
+def chebyshev_polynomial_t(x: Any, n: Any) -> Tensor:
     """Chebyshev polynomial of the first kind; no gradient."""
-    return _chebyshev_t("chebyshev_polynomial_t", input, n)
+    return _chebyshev_t("chebyshev_polynomial_t", x, n)
 
 
 @takes_out
-def chebyshev_polynomial_u(input: Any, n: Any) -> Tensor:
+def chebyshev_polynomial_u(x: Any, n: Any) -> Tensor:
     """Chebyshev polynomial of the second kind; no gradient."""
-    return _chebyshev_u("chebyshev_polynomial_u", input, n)
+    return _chebyshev_u("chebyshev_polynomial_u", x, n)
 
 
 @takes_out
-def chebyshev_polynomial_v(input: Any, n: Any) -> Tensor:
+def chebyshev_polynomial_v(x: Any, n: Any) -> Tensor:
     """Chebyshev polynomial of the third kind; no gradient."""
-    return _chebyshev_v("chebyshev_polynomial_v", input, n)
+    return _chebyshev_v("chebyshev_polynomial_v", x, n)
 
 
 @takes_out
-def chebyshev_polynomial_w(input: Any, n: Any) -> Tensor:
+def chebyshev_polynomial_w(x: Any, n: Any) -> Tensor:
     """Chebyshev polynomial of the fourth kind; no gradient."""
-    return _chebyshev_w("chebyshev_polynomial_w", input, n)
+    return _chebyshev_w("chebyshev_polynomial_w", x, n)
 
 
 @takes_out
-def shifted_chebyshev_polynomial_t(input: Any, n: Any) -> Tensor:
-    """`chebyshev_polynomial_t` at `2 * input - 1`."""
-    return _chebyshev_t("shifted_chebyshev_polynomial_t", input, n, _shift)
+def shifted_chebyshev_polynomial_t(x: Any, n: Any) -> Tensor:
+    """`chebyshev_polynomial_t` at `2 * x - 1`."""
+    return _chebyshev_t("shifted_chebyshev_polynomial_t", x, n, _shift)
 
 
 @takes_out
-def shifted_chebyshev_polynomial_u(input: Any, n: Any) -> Tensor:
-    """`chebyshev_polynomial_u` at `2 * input - 1`."""
-    return _chebyshev_u("shifted_chebyshev_polynomial_u", input, n, _shift)
+def shifted_chebyshev_polynomial_u(x: Any, n: Any) -> Tensor:
+    """`chebyshev_polynomial_u` at `2 * x - 1`."""
+    return _chebyshev_u("shifted_chebyshev_polynomial_u", x, n, _shift)
 
 
 @takes_out
-def shifted_chebyshev_polynomial_v(input: Any, n: Any) -> Tensor:
-    """`chebyshev_polynomial_v` at `2 * input - 1`."""
-    return _chebyshev_v("shifted_chebyshev_polynomial_v", input, n, _shift)
+def shifted_chebyshev_polynomial_v(x: Any, n: Any) -> Tensor:
+    """`chebyshev_polynomial_v` at `2 * x - 1`."""
+    return _chebyshev_v("shifted_chebyshev_polynomial_v", x, n, _shift)
 
 
 @takes_out
-def shifted_chebyshev_polynomial_w(input: Any, n: Any) -> Tensor:
-    """`chebyshev_polynomial_w` at `2 * input - 1`."""
-    return _chebyshev_w("shifted_chebyshev_polynomial_w", input, n, _shift)
+def shifted_chebyshev_polynomial_w(x: Any, n: Any) -> Tensor:
+    """`chebyshev_polynomial_w` at `2 * x - 1`."""
+    return _chebyshev_w("shifted_chebyshev_polynomial_w", x, n, _shift)
 
 
 def _hermite(name: str, input: Any, n: Any, first: Any, step: Step) -> Tensor:
@@ -202,27 +202,27 @@ def _hermite(name: str, input: Any, n: Any, first: Any, step: Step) -> Tensor:
 
 
 @takes_out
-def hermite_polynomial_h(input: Any, n: Any) -> Tensor:
+def hermite_polynomial_h(x: Any, n: Any) -> Tensor:
     """Physicist's Hermite polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
         return _fused(x + x, q, (2 * k - 2) * p)
 
-    return _hermite("hermite_polynomial_h", input, n, lambda x: x + x, step)
+    return _hermite("hermite_polynomial_h", x, n, lambda x: x + x, step)
 
 
 @takes_out
-def hermite_polynomial_he(input: Any, n: Any) -> Tensor:
+def hermite_polynomial_he(x: Any, n: Any) -> Tensor:
     """Probabilist's Hermite polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
         return _fused(x, q, (k - 1) * p)
 
-    return _hermite("hermite_polynomial_he", input, n, lambda x: x, step)
+    return _hermite("hermite_polynomial_he", x, n, lambda x: x, step)
 
 
 @takes_out
-def laguerre_polynomial_l(input: Any, n: Any) -> Tensor:
+def laguerre_polynomial_l(x: Any, n: Any) -> Tensor:
     """Laguerre polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
@@ -231,11 +231,11 @@ def laguerre_polynomial_l(input: Any, n: Any) -> Tensor:
     def fixed(x: Array, d: Array) -> list[tuple[Array, Array]]:
         return [(x == 0, np.ones(1, x.dtype))]
 
-    return _evaluate("laguerre_polynomial_l", input, n, lambda x: 1 - x, step, fixed)
+    return _evaluate("laguerre_polynomial_l", x, n, lambda x: 1 - x, step, fixed)
 
 
 @takes_out
-def legendre_polynomial_p(input: Any, n: Any) -> Tensor:
+def legendre_polynomial_p(x: Any, n: Any) -> Tensor:
     """Legendre polynomial; no gradient."""
 
     def step(x: Array, p: Array, q: Array, k: int) -> Any:
@@ -244,4 +244,4 @@ def legendre_polynomial_p(input: Any, n: Any) -> Tensor:
     def fixed(x: Array, d: Array) -> list[tuple[Array, Array]]:
         return _at_ends(x, 1, _parity(d))
 
-    return _evaluate("legendre_polynomial_p", input, n, lambda x: x, step, fixed)
+    return _evaluate("legendre_polynomial_p", x, n, lambda x: x, step, fixed)

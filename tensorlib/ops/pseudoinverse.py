@@ -55,7 +55,7 @@ def _limit(where: str, A: Tensor, largest: Array, atol: Any, rtol: Any) -> Array
 
 @takes_exact_out
 def pinv(
-    A: Tensor,
+    input: Tensor,
     rcond: Any = None,
     hermitian: bool = False,
     *,
@@ -66,30 +66,30 @@ def pinv(
     zero (`rcond` is `rtol`'s older name).
     """
     where = "linalg.pinv"
-    x = A.array
+    x = input.array
     check_matrix(where, x)
     if rcond is not None:
         atol, rtol = 0.0, rcond
     if not x.size:
         zeros = np.zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype)
-        return derived(zeros, lambda g, o, A: (elementwise.mul(A, 0),), A, name="linalg_pinv")
+        return derived(zeros, lambda g, o, A: (elementwise.mul(A, 0),), input, name="linalg_pinv")
     with tape.no_grad():
         if hermitian:
-            values, vectors = (t.array for t in _eigh(A, "L"))
+            values, vectors = (t.array for t in _eigh(input, "L"))
             u, vh = vectors, np.conj(np.swapaxes(vectors, -1, -2))
         else:
             u, values, vh = _svd_arrays(x, False)
     sizes = np.abs(values)
-    limit = _limit(where, A, sizes.max(-1), atol, rtol)[..., None]
+    limit = _limit(where, input, sizes.max(-1), atol, rtol)[..., None]
     keep = sizes > limit
     scale = np.where(keep, 1 / np.where(keep, values, 1), 0)
     back, front = np.conj(np.swapaxes(vh, -1, -2)), np.conj(np.swapaxes(u, -1, -2))
     output = ((back * scale[..., None, :]) @ front).astype(x.dtype, copy=False)
 
-    def formula(grad: Tensor, P: Tensor, A: Tensor) -> Sequence[Tensor]:
-        return (_pinv_gradient(grad, P, A),)
+    def formula(grad: Tensor, P: Tensor, input: Tensor) -> Sequence[Tensor]:
+        return (_pinv_gradient(grad, P, input),)
 
-    return derived(output, formula, A, name="linalg_pinv")
+    return derived(output, formula, input, name="linalg_pinv")
 
 
 def _pinv_gradient(grad: Tensor, P: Tensor, A: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
 
 @takes_out
 def matrix_rank(
-    A: Tensor,
+    input: Tensor,
     tol: Any = None,
     hermitian: bool = False,
     *,
@@ -128,54 +128,54 @@ def matrix_rank(
     without a relative part).
     """
     where = "linalg.matrix_rank"
-    x = A.array
+    x = input.array
     check_matrix(where, x)
     if tol is not None:
         atol, rtol = tol, 0.0
     with tape.no_grad():
-        values = _eigh(A, "L")[0].array if hermitian else direct(svdvals)(A).array
+        values = _eigh(input, "L")[0].array if hermitian else direct(svdvals)(input).array
     if not values.shape[-1]:
         return wrap(np.zeros(x.shape[:-2], np.int64))
     sizes = np.abs(values)
-    limit = _limit(where, A, sizes.max(-1), atol, rtol)
+    limit = _limit(where, input, sizes.max(-1), atol, rtol)
     return wrap(np.asarray((sizes > limit[..., None]).sum(-1), np.int64))
 
 
 @takes_exact_out
-def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
-    """Least-squares solutions of `A @ X = B` by LAPACK's `driver` (gelsy, gels, gelsd or gelss),
-    the squared residuals, ranks and singular values where that driver gives them.
+def lstsq(
+    input: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None
+) -> Any:
+    """Least-squares solutions of `input @ X = b` by LAPACK's `driver` (gelsy, gels, gelsd or
+    gelss), the squared residuals, ranks and singular values where that driver gives them.
     """
     where = "linalg.lstsq"
-    expect_tensor(where, "B", B)
-    a, b = A.array, B.array
-    check_matrix(where, a)
+    expect_tensor(where, "b", b)
+    x, y = input.array, b.array
+    check_matrix(where, x)
     driver = "gelsy" if driver is None else driver
     if driver not in ("gels", "gelsy", "gelsd", "gelss"):
         raise ShapeError(where, f"driver={driver!r}", "one of gels, gelsy, gelsd, gelss")
-    if a.dtype != b.dtype:
-        raise DTypeError(where, f"input is {A.dtype}, other is {B.dtype}", "the same dtype")
-    vector = b.ndim == 1 or (b.ndim == a.ndim - 1 and b.shape == a.shape[:-1])
-    if b.ndim == 0 or b.shape[-1 if vector else -2] != a.shape[-2]:
-        raise ShapeError(
-            where, f"shapes {a.shape} and {b.shape}", "input.size(-2) equal to other.size(-2)"
-        )
-    columns = b[..., None] if vector else b
-    m, n = a.shape[-2:]
-    limit = np.finfo(a.dtype).eps * max(m, n) if rcond is None else rcond
+    if x.dtype != y.dtype:
+        raise DTypeError(where, f"input is {input.dtype}, b is {b.dtype}", "the same dtype")
+    vector = y.ndim == 1 or (y.ndim == x.ndim - 1 and y.shape == x.shape[:-1])
+    if y.ndim == 0 or y.shape[-1 if vector else -2] != x.shape[-2]:
+        raise ShapeError(where, f"shapes {x.shape} and {y.shape}", "as many rows in both")
+    columns = y[..., None] if vector else y
+    m, n = x.shape[-2:]
+    limit = np.finfo(x.dtype).eps * max(m, n) if rcond is None else rcond
     try:
-        solution, rank, values = _lapack.lstsq(a, columns, float(limit), driver)
+        solution, rank, values = _lapack.lstsq(x, columns, float(limit), driver)
     except ValueError:
-        raise ShapeError(where, f"batches of {a.shape} and {b.shape} do not broadcast") from None
-    errors = np.zeros(0, a.real.dtype)
+        raise ShapeError(where, f"batches of {x.shape} and {y.shape} do not broadcast") from None
+    errors = np.zeros(0, x.real.dtype)
     if m > n and driver != "gelsy" and (driver == "gels" or bool((rank == n).all())):
-        errors = (np.abs(a @ solution - columns) ** 2).sum(-2)
+        errors = (np.abs(x @ solution - columns) ** 2).sum(-2)
 
     def formula(grads: Any, outputs: Any, A: Tensor, B: Tensor) -> Sequence[Tensor]:
         return _lstsq_gradient(grads, outputs[0], A, B, vector)
 
     result = solution[..., 0] if vector else solution
-    X, squares = derived_outputs((result, errors), formula, A, B, name="linalg_lstsq")
+    X, squares = derived_outputs((result, errors), formula, input, b, name="linalg_lstsq")
     nothing = np.zeros(0, np.int64)
     return return_types.linalg_lstsq(
         X,

@@ -138,39 +138,43 @@ def _solved(where: str, A: Tensor, B: Tensor, left: bool) -> tuple[Tensor, Array
 
 @takes_exact_out
 def solve_triangular(
-    A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
+    input: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Tensor:
-    """X with `A @ X = B` (or `X @ A = B`) for a triangular A, of which only that triangle is read
-    (`unitriangular`: with ones on its diagonal).
+    """X with `input @ X = B` (or `X @ input = B`) for a triangular input, of which only
+    that triangle is read (`unitriangular`: with ones on its diagonal).
     """
     where = "linalg.solve_triangular"
     expect_tensor(where, "B", B)
-    a, b = A.array, B.array
+    a, b = input.array, B.array
     check_square(where, a)
     if a.dtype != b.dtype:
-        raise DTypeError(where, f"A is {A.dtype}, B is {B.dtype}", "the same dtype")
+        raise DTypeError(where, f"A is {input.dtype}, B is {B.dtype}", "the same dtype")
     if b.ndim < 2 or b.shape[-2 if left else -1] != a.shape[-1]:
-        raise ShapeError(where, f"Incompatible shapes of A {a.shape} and B {b.shape}")
+        raise ShapeError(where, f"Incompatible shapes of input {a.shape} and B {b.shape}")
     try:
         output = _lapack.solve_triangular(a, b, upper, left, unitriangular)
     except ValueError:
         raise ShapeError(where, f"batches of {a.shape} and {b.shape} do not broadcast") from None
 
-    def formula(grad: Tensor, X: Tensor, A: Tensor, _: Tensor) -> Sequence[Tensor]:
+    def formula(grad: Tensor, X: Tensor, input: Tensor, _: Tensor) -> Sequence[Tensor]:
         right = direct(solve_triangular)(
-            mH(A), grad, upper=not upper, left=left, unitriangular=unitriangular
+            mH(input), grad, upper=not upper, left=left, unitriangular=unitriangular
         )
         change = elementwise.neg(mm(right, mH(X)) if left else mm(mH(X), right))
         if upper:
             return shape.triu(change, int(unitriangular)), right
         return shape.tril(change, -int(unitriangular)), right
 
-    return derived(output, formula, A, B, name="linalg_solve_triangular")
+    return derived(output, formula, input, B, name="linalg_solve_triangular")
 
 
 @takes_exact_out
 def triangular_solve(
-    b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+    input: Tensor,
+    A: Tensor,
+    upper: bool = True,
+    transpose: bool = False,
+    unitriangular: bool = False,
 ) -> Any:
     """`torch.triangular_solve`, the older form of `linalg.solve_triangular`: the solution and a
     copy of A.
@@ -178,7 +182,7 @@ def triangular_solve(
     expect_tensor("triangular_solve", "A", A)
     turned = mT(A) if transpose and A.array.ndim > 1 else A
     found = direct(solve_triangular)(
-        turned, b, upper=upper != transpose, unitriangular=unitriangular
+        turned, input, upper=upper != transpose, unitriangular=unitriangular
     )
     batch = found.array.shape[:-2]
     copy = shape.clone(shape.expand(A, (*batch, *A.array.shape[-2:])))
@@ -186,15 +190,15 @@ def triangular_solve(
 
 
 @takes_exact_out
-def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
-    """X with `L @ L.mH @ X = B` (`upper`: `L.mH @ L @ X = B`)."""
+def cholesky_solve(input: Tensor, input2: Tensor, upper: bool = False) -> Tensor:
+    """X with `L @ L.mH @ X = input` for L in `input2` (`upper`: `L.mH @ L @ X = input`)."""
     where = "cholesky_solve"
-    expect_tensor(where, "L", L)
-    b, a = B.array, L.array
+    expect_tensor(where, "input2", input2)
+    b, a = input.array, input2.array
     check_square(where, a)
     check_matrix(where, b)
     if a.dtype != b.dtype:
-        raise DTypeError(where, f"b is {B.dtype}, A is {L.dtype}", "the same dtype")
+        raise DTypeError(where, f"b is {input.dtype}, A is {input2.dtype}", "the same dtype")
     if a.shape[-1] != b.shape[-2]:
         raise ShapeError(where, f"Incompatible matrix sizes: A {a.shape}, b {b.shape}")
     turned = np.conj(np.swapaxes(a, -1, -2))
@@ -202,21 +206,21 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     inner = _lapack.solve_triangular(lower, b, False, True, False)
     output = _lapack.solve_triangular(above, inner, True, True, False)
 
-    def formula(grad: Tensor, X: Tensor, _: Tensor, L: Tensor) -> Sequence[Tensor]:
-        right = direct(cholesky_solve)(grad, L, upper)
+    def formula(grad: Tensor, X: Tensor, _: Tensor, input2: Tensor) -> Sequence[Tensor]:
+        right = direct(cholesky_solve)(grad, input2, upper)
         common = mm(right, mH(X))
         common = elementwise.add(common, mH(common))
-        change = mm(L, common) if upper else mm(common, L)
+        change = mm(input2, common) if upper else mm(common, input2)
         return right, elementwise.neg(change)
 
-    return derived(output, formula, B, L, name=where)
+    return derived(output, formula, input, input2, name=where)
 
 
 @takes_exact_out
-def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
-    """Inverse of `L @ L.mH` (`upper`: of `L.mH @ L`)."""
+def cholesky_inverse(input: Tensor, upper: bool = False) -> Tensor:
+    """Inverse of `input @ input.mH` (`upper`: of `input.mH @ input`)."""
     where = "cholesky_inverse"
-    a = L.array
+    a = input.array
     check_square(where, a)
     zero = np.diagonal(a, 0, -2, -1) == 0
     if zero.any():
@@ -232,46 +236,41 @@ def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     inner = _lapack.solve_triangular(lower, eye, False, True, False)
     output = _lapack.solve_triangular(above, inner, True, True, False)
 
-    def formula(grad: Tensor, inverse: Tensor, L: Tensor) -> Sequence[Tensor]:
+    def formula(grad: Tensor, inverse: Tensor, input: Tensor) -> Sequence[Tensor]:
         common = mm(mm(inverse, elementwise.add(grad, mH(grad))), inverse)
-        return (elementwise.neg(mm(L, common) if upper else mm(common, L)),)
+        return (elementwise.neg(mm(input, common) if upper else mm(common, input)),)
 
-    return derived(output, formula, L, name=where)
+    return derived(output, formula, input, name=where)
 
 
-def tensorinv(A: Tensor, ind: int = 2, *, out: Any = None) -> Tensor:
-    """Inverse of the linear map from the last dimensions of A to its first `ind`."""
+@takes_exact_out
+def tensorinv(input: Tensor, ind: int = 2) -> Tensor:
+    """Inverse of the linear map from the last dimensions of input to its first `ind`."""
     where = "linalg.tensorinv"
     if not isinstance(ind, int) or ind <= 0:
         raise ShapeError(where, f"Expected a strictly positive integer for 'ind', but got {ind}")
-    sizes = A.array.shape
+    sizes = input.array.shape
     rows, columns = math.prod(sizes[:ind]), math.prod(sizes[ind:])
     if rows != columns:
-        raise ShapeError(where, f"prod(A.shape[ind:]) is {columns}", f"prod(A.shape[:ind]), {rows}")
-    wanted = (*sizes[ind:], *sizes[:ind])
-
-    def compute(A: Tensor) -> Tensor:
-        return shape.reshape(direct(inv)(shape.reshape(A, (rows, columns))), wanted)
-
-    return compute(A) if out is None else takes_exact_out(compute)(A, out=out)  # type: ignore[call-arg]
+        raise ShapeError(
+            where, f"prod(input.shape[ind:]) is {columns}", f"prod(input.shape[:ind]), {rows}"
+        )
+    inverse = direct(inv)(shape.reshape(input, (rows, columns)))
+    return shape.reshape(inverse, (*sizes[ind:], *sizes[:ind]))
 
 
-def tensorsolve(A: Tensor, B: Tensor, dims: Any = None, *, out: Any = None) -> Tensor:
-    """X with `tensordot(A, X, X.ndim) = B`; `dims` of A are moved to its end first."""
+@takes_exact_out
+def tensorsolve(input: Tensor, other: Tensor, dims: Any = None) -> Tensor:
+    """X with `tensordot(input, X, X.ndim) = other`; `dims` of input are moved to its end first."""
     where = "linalg.tensorsolve"
-    expect_tensor(where, "B", B)
+    expect_tensor(where, "other", other)
     if dims is not None:
         given = list(dims)
-        A = shape.movedim(A, given, list(range(-len(given), 0)))
-    wanted = A.array.shape[B.array.ndim :]
+        input = shape.movedim(input, given, list(range(-len(given), 0)))
+    a, b = input.array, other.array
+    wanted = a.shape[b.ndim :]
     count = math.prod(wanted)
-    if count != math.prod(A.array.shape[: B.array.ndim]) or count != B.array.size:
-        raise ShapeError(
-            where, f"shapes {A.array.shape} and {B.array.shape} do not make square equations"
-        )
-
-    def compute(A: Tensor, B: Tensor) -> Tensor:
-        matrix, vector = shape.reshape(A, (count, count)), shape.reshape(B, (count,))
-        return shape.reshape(direct(solve)(matrix, vector), wanted)
-
-    return compute(A, B) if out is None else takes_exact_out(compute)(A, B, out=out)  # type: ignore[call-arg]
+    if count != math.prod(a.shape[: b.ndim]) or count != b.size:
+        raise ShapeError(where, f"shapes {a.shape} and {b.shape} do not make square equations")
+    matrix, vector = shape.reshape(input, (count, count)), shape.reshape(other, (count,))
+    return shape.reshape(direct(solve)(matrix, vector), wanted)
