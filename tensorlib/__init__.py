@@ -538,6 +538,15 @@ from tensorlib.random import (
     seed,
     set_rng_state,
 )
+from tensorlib.settings import (
+    are_deterministic_algorithms_enabled,
+    get_float32_matmul_precision,
+    is_deterministic_algorithms_warn_only_enabled,
+    set_default_tensor_type,
+    set_float32_matmul_precision,
+    set_flush_denormal,
+    use_deterministic_algorithms,
+)
 from tensorlib.size import Size
 from tensorlib.spaced import (
     arange,
@@ -578,6 +587,7 @@ negative = neg
 not_equal = ne
 subtract = sub
 inf, nan, pi, e = _math.inf, _math.nan, _math.pi, _math.e
+newaxis = None
 
 
 def is_tensor(obj: object) -> _pybool:
@@ -586,6 +596,7 @@ def is_tensor(obj: object) -> _pybool:
 
 
 _LAZY = (
+    "cuda",
     "distributed",
     "fft",
     "masked",
@@ -603,6 +614,7 @@ _LAZY = (
 if TYPE_CHECKING:
     bfloat16: dtype
     from tensorlib import (
+        cuda,
         distributed,
         fft,
         masked,
@@ -682,6 +694,7 @@ __all__ = [
     "arctan",
     "arctan2",
     "arctanh",
+    "are_deterministic_algorithms_enabled",
     "argmax",
     "argmin",
     "argsort",
@@ -772,6 +785,7 @@ __all__ = [
     "count_nonzero",
     "cov",
     "cross",
+    "cuda",
     "cummax",
     "cummin",
     "cumprod",
@@ -822,7 +836,6 @@ __all__ = [
     "eye",
     "feature_alpha_dropout",
     "fft",
-    "func",
     "fill",
     "fill_",
     "finfo",
@@ -850,6 +863,7 @@ __all__ = [
     "frombuffer",
     "full",
     "full_like",
+    "func",
     "gather",
     "gcd",
     "ge",
@@ -858,6 +872,7 @@ __all__ = [
     "get_default_device",
     "get_default_dtype",
     "get_device",
+    "get_float32_matmul_precision",
     "get_num_threads",
     "get_rng_state",
     "gradient",
@@ -904,6 +919,7 @@ __all__ = [
     "is_anomaly_enabled",
     "is_complex",
     "is_conj",
+    "is_deterministic_algorithms_warn_only_enabled",
     "is_distributed",
     "is_floating_point",
     "is_grad_enabled",
@@ -1004,6 +1020,7 @@ __all__ = [
     "ne",
     "neg",
     "negative",
+    "newaxis",
     "nextafter",
     "nn",
     "no_grad",
@@ -1094,6 +1111,9 @@ __all__ = [
     "serialization",
     "set_default_device",
     "set_default_dtype",
+    "set_default_tensor_type",
+    "set_float32_matmul_precision",
+    "set_flush_denormal",
     "set_grad_enabled",
     "set_num_threads",
     "set_printoptions",
@@ -1179,6 +1199,7 @@ __all__ = [
     "unsafe_split_with_sizes",
     "unsqueeze",
     "unsqueeze_copy",
+    "use_deterministic_algorithms",
     "utils",
     "vander",
     "var",

@@ -102,7 +102,8 @@ def place_of(where: Any) -> device | None:
 _device = device
 
 
-def _cupy(where: str) -> Any:
+def cupy_module(where: str) -> Any:
+    """CuPy, or DeviceError where it is not installed."""
     try:
         import cupy
     except ImportError as error:
@@ -122,7 +123,7 @@ def array_namespace(*arrays: Any) -> Any:
             array, np.ndarray | np.generic | int | float
         ):
             if type(array).__module__.partition(".")[0] == "cupy":
-                return _cupy("array_namespace")
+                return cupy_module("array_namespace")
             space = getattr(array, "__array_namespace__", None)
             if space is not None:
                 return space()
@@ -137,7 +138,7 @@ def namespace_of(where: device | str | int | None) -> Any:
     kind = place_of(where)
     if kind is None or kind.type == "cpu":
         return np
-    cupy = _cupy(f"device {kind}")
+    cupy = cupy_module(f"device {kind}")
     count = int(cupy.cuda.runtime.getDeviceCount())
     if (kind.index or 0) >= count:
         raise DeviceError(
@@ -159,7 +160,7 @@ def on(where: device) -> AbstractContextManager[Any]:
     """Make `where` current for allocations inside the `with` block."""
     if where.type == "cpu":
         return nullcontext()
-    context: AbstractContextManager[Any] = _cupy("device").cuda.Device(where.index or 0)
+    context: AbstractContextManager[Any] = cupy_module("device").cuda.Device(where.index or 0)
     return context
 
 
@@ -170,7 +171,7 @@ def move(array: Any, where: device) -> Any:
         return array
     space = namespace_of(where)
     if where.type == "cpu":
-        return _cupy("move").asnumpy(array)
+        return cupy_module("move").asnumpy(array)
     with on(where):
         return space.asarray(array)
 
