@@ -46,6 +46,7 @@ __all__ = [
     "dims_of",
     "expect_tensor",
     "floating",
+    "floating_pair",
     "half_in_single",
     "is_array",
     "named",
@@ -224,10 +225,21 @@ def pair(input: Any, other: Any, where: str) -> tuple[Tensor, Tensor]:
         if hasattr(other, "array"):
             return promoted(input, other)
         input = scalar_operand(input, other, where)
-        return input, wrap(np.asarray(other, input.array.dtype))
+        return input, wrap(np.asarray(other).astype(input.array.dtype))
     expect_tensor(where, "other", other)
     other = scalar_operand(other, input, where)
-    return wrap(np.asarray(input, other.array.dtype)), other
+    return wrap(np.asarray(input).astype(other.array.dtype)), other
+
+
+def floating_pair(input: Any, other: Any, where: str) -> tuple[Tensor, Tensor]:
+    """As `pair`, in floating point (or complex): a number is not rounded to an integer type."""
+    first, second = hasattr(input, "array"), hasattr(other, "array")
+    if first and not second:
+        input = floating(input)
+    elif second and not first:
+        other = floating(other)
+    a, b = pair(input, other, where)
+    return floating(a), floating(b)
 
 
 def differ(where: str, a: Array, b: Array) -> ShapeError:

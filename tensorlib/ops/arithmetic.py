@@ -20,6 +20,7 @@ from tensorlib.ops._common import (
     differ,
     expect_tensor,
     floating,
+    floating_pair,
     is_array,
     pair,
     promoted,
@@ -32,7 +33,7 @@ from tensorlib.ops._common import (
     wrap,
 )
 from tensorlib.ops._formula import underivable
-from tensorlib.ops.out import direct, takes_out
+from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -42,6 +43,7 @@ class InvalidDivision(ShapeError):
     """A division or power PyTorch refuses with RuntimeError."""
 
 
+_FLOAT_INT = frozenset((int, float))
 _PLAIN = frozenset((int, float, bool))  # not np.float64, whose type NumPy would promote to
 
 
@@ -175,7 +177,7 @@ def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
-    if x is None or x.dtype.char not in "fd" or type(other) not in _PLAIN:
+    if x is None or x.dtype.char not in "fd" or type(other) not in _FLOAT_INT:
         input, other = _numbers("sub", input, other)
         if hasattr(other, "array"):
             return sub(input, other)
@@ -209,7 +211,7 @@ def rsub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
             assert isinstance(other, Tensor)
         return sub(other, input, alpha=alpha)
     x = input.array
-    if alpha != 1 or x.dtype.char not in "fd" or type(other) not in _PLAIN:
+    if alpha != 1 or x.dtype.char not in "fd" or type(other) not in _FLOAT_INT:
         _no_bool("rsub", input, other)
         if alpha != 1:
             _check_alpha("rsub", alpha, input, other)
@@ -291,7 +293,7 @@ def div(input: Tensor, other: Tensor | Number, *, rounding_mode: str | None = No
         if TYPE_CHECKING:
             assert isinstance(other, Tensor)
         if not hasattr(input, "array"):
-            return rdiv(other, input)
+            return div(*floating_pair(input, other, "div"))
         a, b = input.array, other.array
         if a.dtype != b.dtype or a.dtype.kind not in "fcV":
             input, other = promoted(input, other)
@@ -425,7 +427,7 @@ def _modulo(x: Tensor, y: Tensor, function: Any, rounding: str, where: str) -> T
     return record(output, backward, x, y, smooth=smooth)
 
 
-@takes_out
+@takes_exact_out
 def neg(input: Tensor) -> Tensor:
     """`-input`."""
     if input.array.dtype.kind == "b":

@@ -21,9 +21,10 @@ from tensorlib.ops._common import (
     promoted,
     record,
     scalar_operand,
+    wide,
     wrap,
 )
-from tensorlib.ops.out import takes_out
+from tensorlib.ops.out import takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -81,6 +82,7 @@ def _compare(input: Tensor, other: Any, function: Any, where: str) -> Tensor:
     elif isinstance(other, int | float | complex):
         if x.dtype.char not in "fd" or isinstance(other, complex):
             x = scalar_operand(input, other, where).array
+            other = np.asarray(other).astype(x.dtype)
         y = other
     else:
         raise ArgumentError(
@@ -260,14 +262,14 @@ def isfinite(input: Tensor) -> Tensor:
     return wrap(np.isfinite(input.array))
 
 
-@takes_out
+@takes_exact_out
 def isposinf(input: Tensor) -> Tensor:
     """Whether elements are plus infinity."""
     check_dtype("isposinf", input.array, "biuf", "real numbers")
     return wrap(np.isposinf(input.array))
 
 
-@takes_out
+@takes_exact_out
 def isneginf(input: Tensor) -> Tensor:
     """Whether elements are minus infinity."""
     check_dtype("isneginf", input.array, "biuf", "real numbers")
@@ -320,6 +322,7 @@ def allclose(
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Whether both have the same shape and elements."""
+    expect_tensor("equal", "input", input)
     expect_tensor("equal", "other", other)
     return input.array.shape == other.array.shape and bool((input.array == other.array).all())
 
@@ -356,4 +359,6 @@ def isin(
         expect_tensor("isin", "elements", elements)
     for one in found:
         check_dtype("isin", one, "iuf", "real numbers")
+    common = common_dtype(*found)
+    found = [wide(one.astype(common, copy=False)) for one in found]
     return wrap(np.isin(found[0], found[1], invert=invert))

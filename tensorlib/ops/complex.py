@@ -15,7 +15,7 @@ from tensorlib.ops._common import (
     record,
     record_view,
 )
-from tensorlib.ops.out import takes_out
+from tensorlib.ops.out import takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -47,7 +47,7 @@ def conj(input: Tensor) -> Tensor:
     return conj_physical(input) if input.array.dtype.kind == "c" else input
 
 
-@takes_out
+@takes_exact_out
 def conj_physical(input: Tensor) -> Tensor:
     """Complex conjugate in memory of its own; a real tensor itself."""
     if input.array.dtype.kind != "c":

@@ -90,7 +90,7 @@ def inplace(
             other: Any = args[0]
             target, version = self.array, self._counter
             if target.dtype.char in "fd" and self._base is None and version is not INFERENCE:
-                if isinstance(other, int | float):
+                if type(other) is float or type(other) is int:
                     quick(target, other, out=target)
                     bump(self)
                     return self

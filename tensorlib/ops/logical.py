@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlib.errors import ArgumentError
 from tensorlib.ops._common import Array, check_dtype, differ, expect_tensor, pair, promoted, wrap
-from tensorlib.ops.out import direct, takes_out
+from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -101,7 +101,7 @@ def _applied(where: str, function: Any, a: Array, b: Array) -> Tensor:
         raise differ(where, a, b) from None
 
 
-@takes_out
+@takes_exact_out
 def bitwise_not(input: Tensor) -> Tensor:
     """All bits flipped (logical not for bool)."""
     check_dtype("bitwise_not", input.array, "iub", "integers or bool")

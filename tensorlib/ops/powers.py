@@ -90,10 +90,12 @@ def _pow_scalar(input: Tensor, exponent: Any) -> Tensor:
     x = input.array
     if x.dtype.char not in "fd" or not isinstance(exponent, int | float):
         x = (input := scalar_operand(input, exponent, "pow")).array
-        if x.dtype.kind in "iu" and exponent < 0:
-            raise InvalidDivision(
-                "pow", "Integers to negative integer powers are not allowed", hint="use float()"
-            )
+        if x.dtype.kind in "iu":
+            if exponent < 0:
+                raise InvalidDivision(
+                    "pow", "Integers to negative integer powers are not allowed", hint="use float()"
+                )
+            exponent = dtypes.fitting(exponent, x.dtype)
         output = _power(wide(x), exponent).astype(x.dtype, copy=False)
     else:
         output = _power(x, exponent)
@@ -207,13 +209,19 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """`input * 2 ** other`."""
     expect_tensor("ldexp", "input", input)
     expect_tensor("ldexp", "other", other)
-    x, scale = promoted(input, wrap(rpow(other, 2.0).array))
-    a, b = x.array, scale.array
+    x, exponent = input, other.array
+    given = x.array.dtype
     try:
-        output = a * b
+        if given.kind in "fV" and exponent.dtype.kind in "iub":
+            check_dtype("ldexp", exponent, "iu", "integers or floating point")
+            output = np.ldexp(wide(x.array), exponent.astype(np.int32)).astype(given, copy=False)
+        elif given.kind == "c" and exponent.dtype.kind in "iub":
+            output = x.array * np.exp2(exponent.astype(x.array.real.dtype))
+        else:
+            x, scale = promoted(input, wrap(rpow(other, 2.0).array))
+            output = x.array * scale.array
     except ValueError:
-        raise differ("ldexp", a, b) from None
-    exponent = other.array
+        raise differ("ldexp", input.array, exponent) from None
 
     def backward(grad: Array) -> Grads:
         power = np.exp2(exponent.astype(grad.dtype))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensorlib import dtypes
 from tensorlib.errors import DTypeError
 from tensorlib.ops._common import (
     Array,
@@ -14,39 +15,38 @@ from tensorlib.ops._common import (
     check_dtype,
     differ,
     expect_tensor,
-    floating,
-    pair,
+    floating_pair,
     promoted,
     record,
     wide,
     wrap,
 )
 from tensorlib.ops._formula import underivable
-from tensorlib.ops.out import takes_out
+from tensorlib.ops.out import takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 
-@takes_out
+@takes_exact_out
 def floor(input: Tensor) -> Tensor:
     """The largest integer not above."""
     return _rounded(input, np.floor, "floor")
 
 
-@takes_out
+@takes_exact_out
 def ceil(input: Tensor) -> Tensor:
     """The smallest integer not below."""
     return _rounded(input, np.ceil, "ceil")
 
 
-@takes_out
+@takes_exact_out
 def trunc(input: Tensor) -> Tensor:
     """The integer part."""
     return _rounded(input, np.trunc, "trunc")
 
 
-@takes_out
+@takes_exact_out
 def round(input: Tensor, *, decimals: int | None = None) -> Tensor:
     """The nearest integer, halves to even; of floating point, the nearest multiple of 10**-decimals
     (0).
@@ -77,7 +77,7 @@ def _rounded(input: Tensor, function: Any, where: str) -> Tensor:
     return record(function(x), backward, input)
 
 
-@takes_out
+@takes_exact_out
 def frac(input: Tensor) -> Tensor:
     """The fraction after the integer part."""
     x = input.array
@@ -89,7 +89,7 @@ def frac(input: Tensor) -> Tensor:
     return record(x - np.trunc(x), backward, input)
 
 
-@takes_out
+@takes_exact_out
 def abs(input: Tensor) -> Tensor:
     """Absolute value; real for complex input."""
     x = input.array
@@ -114,7 +114,7 @@ def abs_same(input: Tensor) -> Tensor:
 abs_same.__name__ = "abs"  # by which the in-place twin is called
 
 
-@takes_out
+@takes_exact_out
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1."""
     x = input.array
@@ -130,7 +130,7 @@ def sign(input: Tensor) -> Tensor:
     return record(output, backward, input)
 
 
-@takes_out
+@takes_exact_out
 def sgn(input: Tensor) -> Tensor:
     """`sign` for real input, x / |x| for complex."""
     x = input.array
@@ -149,7 +149,7 @@ def sgn(input: Tensor) -> Tensor:
     return record(output, backward, input)
 
 
-@takes_out
+@takes_exact_out
 def signbit(input: Tensor) -> Tensor:
     """Whether the sign bit is set."""
     x = input.array
@@ -161,8 +161,8 @@ def signbit(input: Tensor) -> Tensor:
 def copysign(input: Tensor, other: Tensor | Number) -> Tensor:
     """The magnitude of `input` with the sign of `other`."""
     expect_tensor("copysign", "input", input)
-    x, y = pair(input, other, "copysign")
-    a, b = (x := floating(x)).array, (y := floating(y)).array
+    x, y = floating_pair(input, other, "copysign")
+    a, b = x.array, y.array
     check_dtype("copysign", a, "f", "real numbers")
     try:
         output = np.copysign(a, b)
@@ -207,7 +207,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
     return underivable(output, input, values, name="heaviside")
 
 
-@takes_out
+@takes_exact_out
 def nan_to_num(
     input: Tensor,
     nan: float | None = None,
@@ -222,5 +222,8 @@ def nan_to_num(
     def backward(grad: Array) -> Grads:
         return (grad * np.isfinite(x),)
 
-    output = np.nan_to_num(x, nan=nan or 0.0, posinf=posinf, neginf=neginf)
-    return record(output, backward, input)
+    limit = dtypes.float_info(x.dtype)
+    high = float(limit.max) if posinf is None else posinf
+    low = float(limit.min) if neginf is None else neginf
+    output = np.nan_to_num(wide(x), nan=nan or 0.0, posinf=high, neginf=low)
+    return record(output.astype(x.dtype, copy=False), backward, input)

@@ -20,8 +20,8 @@ from tensorlib.ops._common import (
     broadcast_shapes,
     expect_tensor,
     floating,
+    floating_pair,
     not_for,
-    pair,
     promoted,
     single,
     wrap,
@@ -78,7 +78,7 @@ def real_input(where: str, input: Any, half: bool = True) -> Tensor:
 
 def real_pair(where: str, input: Any, other: Any, half: bool = True) -> tuple[Tensor, Tensor]:
     """Two tensors, or one and a number, as real floating-point tensors of one type."""
-    a, b = pair(input, other, where)
+    a, b = floating_pair(input, other, where)
     a, b = real_input(where, a, half), real_input(where, b, half)
     broadcast_shapes(a.array.shape, b.array.shape)
     return a, b
