@@ -8,11 +8,12 @@ logarithm, sine or exponential agrees but for the rounding of those functions.
 from __future__ import annotations
 
 import math
-import secrets
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,10 +45,19 @@ class Generator:
         if self._device.type != "cpu":
             raise DeviceError("Generator", f"device {self._device} is not supported", "'cpu'")
         self._lock = threading.RLock()
-        self._bits = np.random.MT19937()
-        self._source = np.random.Generator(self._bits)
         self._waiting: float | None = None  # the second normal of a pair
-        self.manual_seed(_DEFAULT_SEED)
+        self._seed = _DEFAULT_SEED
+
+    @cached_property
+    def _bits(self) -> Any:
+        """The Mersenne Twister, made for the first draw: numpy.random is slow to import."""
+        bits = np.random.MT19937()
+        bits._legacy_seeding(self._seed & 0xFFFFFFFF)
+        return bits
+
+    @cached_property
+    def _source(self) -> Any:
+        return np.random.Generator(self._bits)
 
     @property
     def device(self) -> device:
@@ -64,7 +74,8 @@ class Generator:
             )
         with self._lock:
             self._seed = seed % (1 << 64)
-            self._bits._legacy_seeding(self._seed & 0xFFFFFFFF)
+            if "_bits" in self.__dict__:
+                self._bits._legacy_seeding(self._seed & 0xFFFFFFFF)
             self._waiting = None
         return self
 
@@ -74,7 +85,7 @@ class Generator:
 
     def seed(self) -> int:
         """Start a stream from the system's entropy and return its seed."""
-        self.manual_seed(secrets.randbits(53))
+        self.manual_seed(int.from_bytes(os.urandom(8), "little") >> 11)
         return self._seed
 
     def get_state(self) -> Tensor:
@@ -144,9 +155,12 @@ class Generator:
     # -- raw draws ---------------------------------------------------------------------------------
 
     def _words(self, count: int) -> Array:
-        if count < 512:  # where its own overhead is the smaller one
-            return self._bits.random_raw(count).astype(np.uint32)
-        return self._source.integers(0, 1 << 32, count, np.uint32)
+        words: Array
+        if count < 512:  # where this one's overhead is the smaller
+            words = self._bits.random_raw(count).astype(np.uint32)
+        else:
+            words = self._source.integers(0, 1 << 32, count, np.uint32)
+        return words
 
     def _wide_words(self, count: int) -> Array:
         words = self._words(2 * count)
