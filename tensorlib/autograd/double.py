@@ -190,12 +190,12 @@ class Stand:
         return Stand(self.tensor[index])
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Any:
-        """As an array's."""
-        return Stand(self.tensor.sum(axis, keepdims))
+        """As an array's: no axes leave it as it is, where PyTorch takes all."""
+        return self if axis == () else Stand(self.tensor.sum(axis, keepdims))
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Any:
-        """As an array's."""
-        return Stand(self.tensor.mean(axis, keepdims))
+        """As an array's: no axes leave it as it is, where PyTorch takes all."""
+        return self if axis == () else Stand(self.tensor.mean(axis, keepdims))
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Any:
         """As an array's."""
