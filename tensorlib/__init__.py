@@ -540,6 +540,7 @@ from tensorlib.random import (
 )
 from tensorlib.settings import (
     are_deterministic_algorithms_enabled,
+    compile,
     get_float32_matmul_precision,
     is_deterministic_algorithms_warn_only_enabled,
     set_default_tensor_type,
@@ -596,6 +597,9 @@ def is_tensor(obj: object) -> _pybool:
 
 
 _LAZY = (
+    "accelerator",
+    "amp",
+    "backends",
     "cuda",
     "distributed",
     "fft",
@@ -614,11 +618,14 @@ _LAZY = (
 if TYPE_CHECKING:
     bfloat16: dtype
     from tensorlib import (
+        accelerator,
+        amp,
+        backends,
         cuda,
         distributed,
         fft,
-        masked,
         func,
+        masked,
         nn,
         optim,
         return_types,
@@ -629,6 +636,7 @@ if TYPE_CHECKING:
         utils,
         vision,
     )
+    from tensorlib.amp import autocast
     from tensorlib.serialization import load, save
 
 
@@ -648,6 +656,8 @@ def __getattr__(name: str) -> Any:
         return dtypes.bfloat16
     if name.endswith("Tensor") and (found := _tensor_type(name)) is not None:
         return found
+    if name == "autocast":
+        return importlib.import_module("tensorlib.amp").autocast
     if name in ("load", "save"):
         return getattr(importlib.import_module("tensorlib.serialization"), name)
     if name in _LAZY:
@@ -665,6 +675,7 @@ __all__ = [
     "Tensor",
     "abs",
     "absolute",
+    "accelerator",
     "acos",
     "acosh",
     "adaptive_avg_pool1d",
@@ -684,6 +695,7 @@ __all__ = [
     "amax",
     "amin",
     "aminmax",
+    "amp",
     "angle",
     "any",
     "arange",
@@ -713,8 +725,10 @@ __all__ = [
     "atleast_1d",
     "atleast_2d",
     "atleast_3d",
+    "autocast",
     "autograd",
     "avg_pool1d",
+    "backends",
     "baddbmm",
     "bartlett_window",
     "batch_norm",
@@ -761,6 +775,7 @@ __all__ = [
     "clone",
     "column_stack",
     "combinations",
+    "compile",
     "complex",
     "complex64",
     "complex128",

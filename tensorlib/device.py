@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlib.errors import ArgumentError, DeviceError, InvalidValueError
+from tensorlib.errors import AbsentDeviceError, ArgumentError, DeviceError, InvalidValueError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -107,7 +107,7 @@ def cupy_module(where: str) -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise DeviceError(
+        raise AbsentDeviceError(
             where,
             f"device 'cuda' needs CuPy, which is not installed ({error})",
             "CuPy and an NVIDIA driver",
@@ -141,7 +141,7 @@ def namespace_of(where: device | str | int | None) -> Any:
     cupy = cupy_module(f"device {kind}")
     count = int(cupy.cuda.runtime.getDeviceCount())
     if (kind.index or 0) >= count:
-        raise DeviceError(
+        raise AbsentDeviceError(
             f"device {kind}", f"this machine has {count} CUDA device(s)", "an index below that"
         )
     return cupy

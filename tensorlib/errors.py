@@ -2,6 +2,7 @@
 
 TensorlibError
 ├── ShapeError, DeviceError, AutogradError               (RuntimeError)
+│               └── AbsentDeviceError                    (AssertionError too)
 ├── DTypeError                                           (NotImplementedError, a RuntimeError)
 ├── DimensionError                                       (IndexError)
 ├── ArgumentError                                        (TypeError)
@@ -36,7 +37,11 @@ class DTypeError(TensorlibError, NotImplementedError):
 
 
 class DeviceError(TensorlibError, RuntimeError):
-    """A device that is absent, or tensors on different devices."""
+    """An unknown device, or tensors on different devices."""
+
+
+class AbsentDeviceError(DeviceError, AssertionError):
+    """A device that is not here (PyTorch built without CUDA: AssertionError)."""
 
 
 class AutogradError(TensorlibError, RuntimeError):

@@ -1,15 +1,20 @@
-"""Switches of PyTorch's that scripts set: determinism, the precision of products, denormals."""
+"""Switches of PyTorch's that scripts set: determinism, the precision of products, denormals; and
+`compile`.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 from tensorlib import dtypes
-from tensorlib.errors import ArgumentError, InvalidValueError
+from tensorlib.errors import ArgumentError
 from tensorlib.typed import type_of
 
 __all__ = [
     "are_deterministic_algorithms_enabled",
+    "compile",
     "get_float32_matmul_precision",
     "is_deterministic_algorithms_warn_only_enabled",
     "set_default_tensor_type",
@@ -45,9 +50,12 @@ def is_deterministic_algorithms_warn_only_enabled() -> bool:
 def set_float32_matmul_precision(precision: str) -> None:
     """How exact float32 products have to be at least; they are at the "highest" whatever is set."""
     if precision not in ("highest", "high", "medium"):
-        raise InvalidValueError(
-            "set_float32_matmul_precision", f"{precision!r} given", "'highest', 'high' or 'medium'"
+        warnings.warn(
+            f"{precision} is not one of 'highest', 'high', or 'medium'; the current"
+            "setFloat32MatmulPrecision call has no effect.",
+            stacklevel=2,
         )
+        return
     _State.precision = precision
 
 
@@ -66,3 +74,21 @@ def set_default_tensor_type(t: Any) -> None:
     `tensorlib.DoubleTensor`; deprecated in favour of `set_default_dtype`.
     """
     dtypes.set_default_dtype(type_of(t))
+
+
+def compile(
+    model: Callable[..., Any] | None = None,
+    *,
+    fullgraph: bool = False,
+    dynamic: bool | None = None,
+    backend: str | Callable[..., Any] = "inductor",
+    mode: str | None = None,
+    options: dict[str, Any] | None = None,
+    disable: bool = False,
+) -> Any:
+    """`model` itself (or a decorator that gives it): the same numbers, and nothing is compiled."""
+    if model is None:
+        return lambda function: function
+    if not callable(model):
+        raise ArgumentError("compile", f"{type(model).__name__} given", "a function or a module")
+    return model

@@ -28,10 +28,12 @@ from tensorlib.autograd.modes import (
     set_grad_enabled,
     set_multithreading_enabled,
 )
+from tensorlib.autograd.variable import Variable
 
 __all__ = [
     "Function",
     "Node",
+    "Variable",
     "backward",
     "detect_anomaly",
     "enable_grad",

@@ -1,5 +1,6 @@
 """Switches and questions scripts begin with: devices, determinism, default types."""
 
+import importlib
 import subprocess
 import sys
 
@@ -44,8 +45,9 @@ def test_switches_remember_and_refuse():
     tensorlib.set_float32_matmul_precision("high")
     assert tensorlib.get_float32_matmul_precision() == "high"
     tensorlib.set_float32_matmul_precision("highest")
-    with pytest.raises(ValueError, match="'best'"):
+    with pytest.warns(UserWarning, match="best is not one of"):
         tensorlib.set_float32_matmul_precision("best")
+    assert tensorlib.get_float32_matmul_precision() == "highest"
     assert tensorlib.set_flush_denormal(False)
     assert not tensorlib.set_flush_denormal(True)
 
@@ -90,3 +92,62 @@ def test_type_names():
 def test_settings_need_no_other_library():
     code = "import sys, tensorlib as t; t.cuda.is_available(); assert 'scipy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_compile_gives_the_same_function():
+    model = tensorlib.nn.Linear(2, 2)
+    assert tensorlib.compile(model, mode="max-autotune") is model
+    assert tensorlib.compile(fullgraph=True)(abs) is abs
+    with pytest.raises(TypeError, match="int given"):
+        tensorlib.compile(3)
+
+
+def test_backends():
+    for name in ("cudnn", "mps", "cuda", "mkldnn"):
+        importlib.import_module(f"tensorlib.backends.{name}")
+    backends = tensorlib.backends
+    assert not backends.mps.is_available()
+    assert backends.cudnn.version() is None
+    assert (backends.cudnn.benchmark, backends.cudnn.deterministic) == (False, False)
+    assert backends.cuda.matmul.allow_tf32 is False
+
+
+@pytest.mark.skipif(tensorlib.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_held_and_moving_there_is_an_error():
+    cuda = tensorlib.cuda
+    assert cuda.memory_allocated() == cuda.memory_reserved() == cuda.max_memory_allocated() == 0
+    assert cuda.get_rng_state_all() == []
+    cuda.set_rng_state_all([])
+    with pytest.raises(TypeError, match="1 states given"):
+        cuda.set_rng_state_all([tensorlib.get_rng_state()])
+    assert not tensorlib.accelerator.is_available()
+    assert tensorlib.accelerator.device_count() == 0
+    assert tensorlib.accelerator.current_accelerator() is None
+    model = tensorlib.nn.Linear(1, 1)
+    for use in (
+        lambda: cuda.set_device(0),
+        lambda: model.to("cuda"),
+        lambda: tensorlib.ones(1, device="cuda:0"),
+        lambda: tensorlib.ones(1).cuda(),
+    ):
+        # PyTorch built without CUDA raises AssertionError, built with it RuntimeError
+        for kind in (RuntimeError, AssertionError):
+            with pytest.raises(kind, match="Hint: pip install cupy"):
+                use()
+
+
+def test_variable():
+    from tensorlib.autograd import Variable
+
+    x = tensorlib.ones(2)
+    y = Variable(x, requires_grad=True)
+    assert y.is_leaf
+    assert y.requires_grad
+    y.data[0] = 3
+    assert x.tolist() == [3, 1]
+    assert isinstance(x, Variable)
+    assert not isinstance(3, Variable)
+    assert not Variable(y * 2).requires_grad
+    assert Variable().shape == (0,)
+    with pytest.raises(TypeError, match="got list"):
+        Variable([1.0])
