@@ -171,6 +171,8 @@ class Stand:
     imag = property(lambda self: Stand(self.tensor.imag))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method == "reduce" and ufunc.__name__ == "add":
+            return self.sum(*inputs[1:], **kwargs)
         made = UFUNCS.get(ufunc.__name__)
         if made is None or method != "__call__" or kwargs:
             raise _unsupported(f"numpy.{ufunc.__name__}")

@@ -119,16 +119,21 @@ def keeps_values(function: Any) -> bool:
     """Whether a backward holds what PyTorch would have saved: arrays, or a number it multiplies
     with.
     """
-    closure = getattr(function, "__closure__", ())  # a callable object may hold anything
-    if closure == ():
-        return True
-    for cell in closure or ():
+    closure = getattr(function, "__closure__", ())
+    if not closure:  # a callable object may hold anything
+        return closure is not None
+    contents = []
+    for cell in closure:
         try:
             held = cell.cell_contents
         except ValueError:
             continue
+        if type(held) is _ndarray:
+            return True
+        contents.append(held)
+    for held in contents:
         kind = type(held)
-        if kind is _ndarray or kind is float or kind is complex or isinstance(held, np.generic):
+        if kind is float or kind is complex or isinstance(held, np.generic):
             return True
         if kind is tuple or kind is list:
             if any(hasattr(h, "strides") for h in held):

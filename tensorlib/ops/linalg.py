@@ -410,7 +410,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
         left = None if w is None else (rows @ _conj(w)).reshape(shape)
         right = None if x is None else rows.T @ _conj(x.reshape(columns))
-        return left, right, grad if bias_ndim != 1 else rows.sum(0)
+        return left, right, grad if bias_ndim != 1 else np.add.reduce(rows, 0)
 
     def backward_plain(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
