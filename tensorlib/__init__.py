@@ -116,12 +116,9 @@ from tensorlib.ops.cumulative import (
     cummin,
     cumprod,
     cumsum,
-    cumulative_trapezoid,
     diff,
     gradient,
     logcumsumexp,
-    trapezoid,
-    trapz,
 )
 from tensorlib.ops.decomposition import legacy_cholesky as cholesky
 from tensorlib.ops.decomposition import legacy_qr as qr

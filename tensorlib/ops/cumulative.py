@@ -1,4 +1,4 @@
-"""Running sums, products and extremes along a dimension; differences and integrals."""
+"""Running sums, products and extremes along a dimension; differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import dtypes, return_types
-from tensorlib.errors import ArgumentError, DimensionError, DTypeError, ShapeError
+from tensorlib.errors import ShapeError
 from tensorlib.ops import elementwise
 from tensorlib.ops._common import (
     Array,
@@ -120,8 +120,8 @@ def _running(input: Tensor, dim: int, better: Any, where: str) -> tuple[Tensor, 
     from tensorlib.ops.indexing import gather
 
     x = input.array
-    check_dtype(where, x, "biuf", "a type with an order")
     axis = dim_index(dim, x.ndim, where)
+    check_dtype(where, x, "biuf", "a type with an order")
     if not x.ndim or not x.size:
         return input_copy(input), wrap(np.zeros(x.shape, np.int64))
     accumulate = np.maximum.accumulate if where == "cummax" else np.minimum.accumulate
@@ -183,7 +183,7 @@ def _logcumsumexp_formula(axis: int) -> Any:
     return formula
 
 
-# -- differences and integrals ---------------------------------------------------------------------
+# -- differences -----------------------------------------------------------------------------------
 
 
 @takes_out
@@ -225,6 +225,8 @@ def gradient(
     coordinates as 1-d tensors. `edge_order` 1 or 2 is the accuracy at both ends.
     """
     ndim = input.array.ndim
+    if input.array.dtype == np.uint8:
+        raise InvalidSteps("gradient", "uint8 given", "a type of differences of both signs")
     dims = range(ndim) if dim is None else ([dim] if isinstance(dim, int) else list(dim))
     axes = [dim_index(d, ndim, "gradient") for d in dims]
     if len(set(axes)) != len(axes):
@@ -294,71 +296,3 @@ def _slopes(input: Tensor, axis: int, step: Any, edge_order: int) -> Tensor:
             + at(-1) * ((a + 2 * b) / (b * (a + b)))
         )
     return cat([first, inner, last], axis)
-
-
-def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Tensor:
-    """Integral along `dim` by trapezoids, at points `x` or `dx` (1) apart."""
-    from tensorlib.ops.reduction import sum
-    from tensorlib.ops.shape import select
-
-    axis, gaps = _panels("trapezoid", y, x, dx, dim)
-    if not y.array.shape[axis]:
-        shape = y.array.shape[:axis] + y.array.shape[axis + 1 :]
-        return wrap(np.zeros(shape, y.array.dtype))
-    if hasattr(gaps, "array"):
-        left, right = _sides(y, axis)
-        return elementwise.div(sum((left + right) * gaps, axis), 2.0)
-    ends = select(y, axis, 0) + select(y, axis, -1)
-    return elementwise.mul(sum(y, axis) - ends * 0.5, gaps)
-
-
-def cumulative_trapezoid(
-    y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1
-) -> Tensor:
-    """Running integral along `dim` by trapezoids, at points `x` or `dx` (1) apart."""
-    axis, gaps = _panels("cumulative_trapezoid", y, x, dx, dim)
-    left, right = _sides(y, axis)
-    if hasattr(gaps, "array"):
-        return elementwise.div(cumsum((left + right) * gaps, axis), 2.0)
-    return elementwise.mul(cumsum(left + right, axis), gaps / 2.0)
-
-
-def trapz(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -1) -> Tensor:
-    """`trapezoid` under its older name."""
-    return trapezoid(y, x, dim=dim) if x is not None else trapezoid(y, dx=dx, dim=dim)
-
-
-def _panels(where: str, y: Tensor, x: Any, dx: Any, dim: int) -> tuple[int, Any]:
-    """The axis, and the widths between points: a number or a tensor that broadcasts to them."""
-    from tensorlib.ops.shape import reshape
-
-    for one in (y, x):
-        if one is not None and one.array.dtype.kind == "b":
-            raise DTypeError(where, "a bool tensor is not supported", "numbers")
-    if not y.array.ndim:
-        raise DimensionError(where, f"Dimension specified as {dim} but tensor has no dimensions")
-    axis = dim_index(dim, y.array.ndim, where)
-    if x is None:
-        if isinstance(dx, complex | bool):
-            raise InvalidSteps(where, f"dx={dx}", "a real number")
-        return axis, 1 if dx is None else dx
-    if dx is not None:
-        raise ArgumentError(where, "both x and dx are given", "one of them")
-    if x.array.ndim == 1:
-        if x.array.shape[0] != y.array.shape[axis]:
-            raise InvalidSteps(
-                where, f"{x.array.shape[0]} points x", f"one for each of {y.array.shape[axis]}"
-            )
-        x = reshape(x, (-1,) + (1,) * (y.array.ndim - 1 - axis))
-    elif x.array.ndim < y.array.ndim:
-        x = reshape(x, (1,) * (y.array.ndim - x.array.ndim) + x.array.shape)
-    left, right = _sides(x, axis)
-    return axis, right - left
-
-
-def _sides(y: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """All but the last, and all but the first along `axis`."""
-    from tensorlib.ops.shape import narrow
-
-    rest = builtins.max(y.array.shape[axis] - 1, 0)
-    return narrow(y, axis, 0, rest), narrow(y, axis, y.array.shape[axis] - rest, rest)

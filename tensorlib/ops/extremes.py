@@ -30,11 +30,11 @@ def _extremum(
     input: Tensor, dim: Any, keepdim: bool, larger: bool, where: str
 ) -> tuple[Tensor, Tensor]:
     x = input.array
-    check_dtype(where, x, "biuf", "a type with an order")
     axis = dim_index(dim, x.ndim, where)
+    expect_elements(where, x, axis)
+    check_dtype(where, x, "biuf", "a type with an order")
     if x.ndim == 0:
         return input_copy(input), wrap(np.zeros((), np.int64))
-    expect_elements(where, x, axis)
     index = np.expand_dims(np.argmax(x, axis) if larger else np.argmin(x, axis), axis)
 
     def backward(grad: Array) -> Grads:
@@ -133,7 +133,6 @@ def _amx(
     input: Tensor, dim: Any, keepdim: bool, function: Callable[..., Any], where: str
 ) -> Tensor:
     x = input.array
-    check_dtype(where, x, "biuf", "a type with an order")
     axis = reducer_dims(dim, x.ndim, where)
     if axis is None and not x.size:
         raise InvalidReduction(
@@ -143,6 +142,7 @@ def _amx(
         )
     for one in axis or ():
         expect_elements(where, x, one)
+    check_dtype(where, x, "biuf", "a type with an order")
     output = np.asarray(function(x, axis=axis, keepdims=keepdim))
 
     def backward(grad: Array) -> Grads:
@@ -183,8 +183,9 @@ def _arg(
     input: Tensor, dim: Any, keepdim: bool, function: Callable[..., Any], where: str
 ) -> Tensor:
     x = input.array
+    axis = None if dim is None else dim_index(dim, x.ndim, where)
     check_dtype(where, x, "iuf", "integers or floating point")
-    if dim is None:
+    if axis is None:
         if x.size == 0:
             raise DimensionError(
                 where,
@@ -192,7 +193,6 @@ def _arg(
             )
         found = np.asarray(function(x))
         return wrap(found.reshape((1,) * x.ndim) if keepdim else found)
-    axis = dim_index(dim, x.ndim, where)
     if x.ndim == 0:
         return wrap(np.zeros((), np.int64))
     expect_elements(where, x, axis)

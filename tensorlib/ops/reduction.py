@@ -121,11 +121,15 @@ def _count(shape: tuple[int, ...], axis: Any) -> int:
 @takes_out
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Sum with NaN taken as zero."""
-    check_dtype("nansum", input.array, "biuf", "real numbers")
-    if input.array.dtype.kind not in "fV":
-        return sum(input, dim, keepdim, dtype=dtype)
-    x = (input := _to(input, dtype)).array
+    x = input.array
     axis = reducer_dims(dim, x.ndim, "nansum")
+    check_dtype("nansum", x, "biuf", "real numbers")
+    if dtype is not None:
+        check_dtype("nansum", np.empty(0, dtypes.numpy_dtype(dtype)), "biuf", "a real dtype")
+    if x.dtype.kind not in "fV":
+        return sum(input, dim, keepdim, dtype=dtype)
+    if dtype is not None and dtypes.numpy_dtype(dtype) != x.dtype:
+        return sum(elementwise.nan_to_num(input, 0.0, np.inf, -np.inf), dim, keepdim, dtype=dtype)
 
     def backward(grad: Array) -> Grads:
         return (widen(grad, axis, keepdim) * ~np.isnan(x),)
@@ -175,8 +179,8 @@ def prod(
         others = stack([b * a for b, a in zip(before, after[::-1], strict=True)], axis or 0)
         return (widen(grad, axis, keepdim) * elementwise.conj(reshape(others, x.shape)),)
 
-    output = wide(x).prod(axis=axis, keepdims=keepdim, dtype=wide(x).dtype)
-    return record(output.astype(x.dtype, copy=False), backward, input, smooth=smooth)
+    output = x.prod(axis=axis, keepdims=keepdim, dtype=x.dtype)
+    return record(output, backward, input, smooth=smooth)
 
 
 # -- variance --------------------------------------------------------------------------------------
@@ -320,17 +324,18 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
 @takes_out
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """`log(sum(exp(input)))` over `dim`, without overflow."""
+    if dim is None:
+        raise ArgumentError("logsumexp", "argument 'dim' is None", "an int or several")
     x = (input := floating(input)).array
     if isinstance(dim, list | tuple) and not dim and x.ndim:
         raise InvalidReduction("logsumexp", "no dim given", "one or several")
     axis = reducer_dims(dim, x.ndim, "logsumexp")
-    y = wide(x)
-    top = np.max(y.real, axis=axis, keepdims=True, initial=-np.inf)
-    top = np.where(np.isfinite(top), top, 0).astype(y.real.dtype, copy=False)
-    output = np.log(np.exp(y - top).sum(axis=axis, keepdims=True)) + top
+    kind = x.real.dtype
+    top = np.max(wide(x.real), axis=axis, keepdims=True, initial=-np.inf)
+    top = np.where(np.isfinite(top), top, 0).astype(kind)
+    output = np.log(summed(np.exp(x - top), axis, True)) + top
     if not keepdim and x.ndim:
         output = output.squeeze(axis) if axis is not None else output.reshape(())
-    output = output.astype(x.dtype, copy=False)
 
     def backward(grad: Array) -> Grads:
         share = conjugate(np.exp(x - widen(output, axis, keepdim)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from tensorlib import return_types
 from tensorlib.errors import ShapeError
 from tensorlib.ops import _selection
-from tensorlib.ops._common import Array, check_dtype, dim_index, record, wrap
+from tensorlib.ops._common import Array, check_dtype, dim_index, record, wide, wrap
 from tensorlib.ops._formula import underivable
 from tensorlib.ops.extremes import expect_elements, input_copy, shared_by_equals
 from tensorlib.ops.out import takes_distinct_out, takes_exact_out, takes_out
@@ -41,8 +42,8 @@ def argsort(
 ) -> Tensor:
     """The indices that put `input` in order along `dim`; `stable` keeps the order of equal ones."""
     x = input.array
-    check_dtype("sort", x, "biuf", "a type with an order")
     axis = dim_index(dim, x.ndim, "sort")
+    check_dtype("sort", x, "biuf", "a type with an order")
     if not x.ndim:
         return wrap(np.zeros((), np.int64))
     order = _order(x, axis, descending)
@@ -73,6 +74,7 @@ def _neighbours_equal(ordered: Array) -> Any:
 
 
 def _order(x: Array, axis: int, descending: bool) -> Any:
+    x = wide(x)  # bfloat16 has no order of NaN in NumPy
     if not descending:
         return np.argsort(x, axis, kind="stable")
     n = x.shape[axis]  # reversed twice, so that equal elements keep their order
@@ -88,7 +90,7 @@ def msort(input: Tensor) -> Tensor:
 
 def _ranks(row: Array) -> Any:
     """The rank of each element; equal ones, and all NaN, share one."""
-    return np.unique(row, return_inverse=True)[1].reshape(-1)
+    return np.unique(wide(row), return_inverse=True)[1].reshape(-1)
 
 
 def _settle(rows: Array, order: Array, ambiguous: Array, exact: Callable[[list[int]], Any]) -> None:
@@ -108,8 +110,8 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     from tensorlib.ops.indexing import gather
 
     x = input.array
-    check_dtype("topk", x, "iuf", "integers or floating point")
     axis = dim_index(dim, x.ndim, "topk")
+    check_dtype("topk", x, "iuf", "integers or floating point")
     size = x.shape[axis] if x.ndim else 1
     if not 0 <= k <= size:
         raise InvalidSelection(
@@ -119,7 +121,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
         return return_types.topk(input_copy(input), wrap(np.zeros((), np.int64)))
     rows = np.moveaxis(x, axis, -1)
     shape = (*rows.shape[:-1], k)
-    rows = rows.reshape(-1, size)
+    rows = rows.reshape(math.prod(shape[:-1]), size)
     order = _order(rows, -1, largest)[:, : k + 1]
     equal = _neighbours_equal(np.take_along_axis(rows, order, -1))
     order = np.ascontiguousarray(order[:, :k])
@@ -138,9 +140,9 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The `k`-th smallest element along `dim`, counted from 1, `(values, indices)`."""
     x = input.array
-    check_dtype("kthvalue", x, "iuf", "integers or floating point")
     axis = dim_index(dim, x.ndim, "kthvalue")
     expect_elements("kthvalue", x, axis)
+    check_dtype("kthvalue", x, "iuf", "integers or floating point")
     size = x.shape[axis] if x.ndim else 1
     if not 1 <= k <= size:
         raise InvalidSelection(
@@ -202,9 +204,7 @@ def _median_of_all(input: Tensor, ignore_nan: bool, where: str) -> Tensor:
     x = input.array
     check_dtype(where, x, "iuf", "integers or floating point")
     if not x.size:
-        # what PyTorch's conversion of NaN to an integer gives on x86
-        empty = np.nan if x.dtype.kind in "fV" else np.iinfo(x.dtype).min
-        return wrap(np.asarray(empty, x.dtype))
+        return wrap(np.asarray(np.nan).astype(x.dtype))
     row = x.reshape(1, -1)
     chosen = row[0, _median_places(row, ignore_nan)[0, 0]]
     return record(*shared_by_equals(x, chosen, where), input)
@@ -214,14 +214,14 @@ def _median(
     input: Tensor, dim: int, keepdim: bool, ignore_nan: bool, where: str
 ) -> tuple[Tensor, Tensor]:
     x = input.array
-    check_dtype(where, x, "iuf", "integers or floating point")
     axis = dim_index(dim, x.ndim, where)
     expect_elements(where, x, axis)
+    check_dtype(where, x, "iuf", "integers or floating point")
     return _selected(input, axis, keepdim, lambda rows: _median_places(rows, ignore_nan))
 
 
 def _median_places(rows: Array, ignore_nan: bool) -> Any:
-    order = np.argsort(rows, -1, kind="stable")
+    order = _order(rows, -1, False)
     if rows.dtype.kind not in "fV":
         return order[:, (rows.shape[-1] - 1) // 2, None]
     nans = np.isnan(rows)
@@ -237,9 +237,9 @@ def _median_places(rows: Array, ignore_nan: bool) -> Any:
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """The most frequent element along `dim` (the smallest of several) and an index of it."""
     x = input.array
-    check_dtype("mode", x, "biuf", "a type with an order")
     axis = dim_index(dim, x.ndim, "mode")
     expect_elements("mode", x, axis)
+    check_dtype("mode", x, "biuf", "a type with an order")
     return return_types.mode(*_selected(input, axis, keepdim, _mode_places))
 
 
@@ -251,7 +251,7 @@ def _mode_place(row: Array) -> int:
     """The last of the longest run of equal elements in the order in which PyTorch sorts them."""
     if row.dtype.kind in "fV" and np.isnan(row).any():
         return _mode_with_nan(row.tolist())
-    _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(wide(row), return_inverse=True, return_counts=True)
     chosen = int(counts.argmax())
     if _INSERTION < len(row) <= _MOST_EXACT and counts[chosen] > 1:
         ranks = inverse.reshape(-1).tolist()
@@ -294,9 +294,9 @@ def unique(
     check_dtype("unique", x, "biuf", "a type with an order")
     if dim is None:
         values, inverse, counts = np.unique(
-            x, return_inverse=True, return_counts=True, equal_nan=False
+            wide(x), return_inverse=True, return_counts=True, equal_nan=False
         )
-        inverse = inverse.reshape(x.shape)
+        values, inverse = values.astype(x.dtype, copy=False), inverse.reshape(x.shape)
         return _parts(
             "unique",
             input,
@@ -307,7 +307,7 @@ def unique(
     axis = _distinct_axis("unique", x, dim)
     rows = np.moveaxis(x, axis, 0)
     flat = rows.reshape(len(rows), rows[:1].size)
-    order = np.lexsort(flat.T[::-1]) if flat.shape[1] else np.arange(len(flat))
+    order = np.lexsort(wide(flat).T[::-1]) if flat.shape[1] else np.arange(len(flat))
     first = _fresh(flat[order])
     inverse = np.empty(len(rows), np.int64)
     inverse[order] = np.cumsum(first) - 1

@@ -11,7 +11,7 @@ import numpy as np
 from tensorlib import dtypes, return_types
 from tensorlib.errors import ArgumentError, ShapeError
 from tensorlib.ops import elementwise
-from tensorlib.ops._common import Array, check_dtype, dim_index, expect_tensor, wide, wrap
+from tensorlib.ops._common import Array, check_dtype, dim_index, expect_tensor, wrap
 from tensorlib.ops._formula import underivable
 from tensorlib.ops.out import takes_exact_out, takes_out
 
@@ -155,14 +155,14 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     low, high = _range("histc", x, (min, max))
     flat = x.reshape(-1)
     inside = flat[(flat >= low) & (flat <= high)]
-    places = ((wide(inside) - low) / (high - low) * bins).astype(np.int64)
+    places = ((inside - low) / (high - low) * x.dtype.type(bins)).astype(np.int64)
     counts = np.bincount(np.minimum(places, bins - 1), minlength=bins)
     return wrap(counts.astype(x.dtype))
 
 
 def _range(where: str, x: Array, limits: Any) -> tuple[Any, Any]:
     """The outer edges: those given, or the data's; one apart where they are equal."""
-    kind = wide(x).dtype.type
+    kind = x.dtype.type
     low, high = (kind(v) for v in limits)
     if low == high and x.size:
         low, high = kind(x.min()), kind(x.max())
