@@ -5,6 +5,12 @@ import numpy as np
 _RNG = np.random.default_rng(20)
 
 
+def restart(seed):
+    """Each table of samples starts its own stream: who imports it first changes no number."""
+    global _RNG
+    _RNG = np.random.default_rng(seed)
+
+
 class In:
     """An array argument; `grad` says whether a gradient is asked for it."""
 

@@ -1,6 +1,8 @@
 """Samples: creation, dtype, elementwise, reduction, matrix."""
 
-from .inputs import D, b, f, far, i, lit, pos, s
+from .inputs import D, b, f, far, i, lit, pos, restart, s
+
+restart(20)
 
 NAN = lit([1.0, float("nan"), float("inf"), -float("inf")])
 HALVES = lit([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
