@@ -477,6 +477,10 @@ class Tensor:
     def __reversed__(self) -> Tensor:
         return shapes.flip(self, 0) if self.array.ndim else self
 
+    def as_subclass(self, cls: Any) -> Any:
+        """The same memory and history as a tensor of a subclass."""
+        return _as_class(shapes.alias(self), cls)
+
     def __delitem__(self, index: Any) -> None:
         raise ArgumentError("del", "Tensor does not support deleting items")
 

@@ -291,6 +291,24 @@ def grid_sample(
     return shape.reshape(total, (*x.shape[:2], *g.shape[1:-1]))
 
 
+_SAMPLED = ("bilinear", "nearest", "bicubic")
+_PADDED = ("zeros", "border", "reflection")
+
+
+def grid_sampler(
+    input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Tensor:
+    """`grid_sample` with its modes as numbers, in the order of its names."""
+    for name, value in (("interpolation", interpolation_mode), ("padding", padding_mode)):
+        if value not in (0, 1, 2):
+            raise ShapeError("grid_sampler", f"{name} mode {value}", "0, 1 or 2")
+    mode, padded = _SAMPLED[interpolation_mode], _PADDED[padding_mode]
+    return grid_sample(input, grid, mode, padded, align_corners)
+
+
+grid_sampler_2d = grid_sampler_3d = grid_sampler
+
+
 def _pixels(place: Tensor, n: int, align_corners: bool) -> Tensor:
     """From [-1, 1] to indices."""
     if align_corners:

@@ -135,9 +135,9 @@ def _smooth_norm(
     dx = invstd * (inner - inner.mean(axes, True) - hat * (inner * hat).mean(axes, True))
     parts: Grads = (dx,)
     if has_w:
-        parts += ((grad * hat).sum(others),)
+        parts += ((grad * hat).sum(others) if others else grad * hat,)
     if has_b:
-        parts += (grad.sum(others),)
+        parts += (grad.sum(others) if others else grad,)
     return parts
 
 

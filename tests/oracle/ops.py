@@ -35,6 +35,7 @@ INTERNAL_NAMES = {
     "max_pool2d_with_indices_backward",
     "native_dropout_backward",
     "nonzero_static",
+    "slice",
     "hash_tensor",
     "to_sparse",
 }

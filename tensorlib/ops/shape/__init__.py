@@ -48,6 +48,7 @@ from tensorlib.ops.shape.joining import (
 from tensorlib.ops.shape.memory import (
     Storage,
     as_strided_,
+    from_file,
     is_set_to,
     resize_,
     resize_as_,
@@ -168,6 +169,7 @@ __all__ = [
     "flip",
     "fliplr",
     "flipud",
+    "from_file",
     "hsplit",
     "hstack",
     "is_contiguous_in",

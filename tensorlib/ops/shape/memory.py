@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tensorlib.autograd import tape
 from tensorlib.autograd.tape import bump, check_inplace
 from tensorlib.device import address, device_of
 from tensorlib.errors import ArgumentError, AutogradError, ShapeError, UnsupportedError
-from tensorlib.ops._common import shape_of
+from tensorlib.ops._common import shape_of, wrap
 from tensorlib.ops.shape import reinterpret, views
 from tensorlib.ops.shape.reinterpret import placed, storage_of
 from tensorlib.ops.shape.views import numbers
@@ -164,6 +165,33 @@ def is_set_to(self: Tensor, tensor: Tensor) -> bool:
         and a.shape == b.shape
         and a.strides == b.strides
     )
+
+
+def from_file(
+    filename: Any,
+    shared: bool | None = None,
+    size: int = 0,
+    *,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool = False,
+) -> Tensor:
+    """The first `size` elements of a file, mapped into memory; `shared`: changes go to the file,
+    which is made large enough.
+    """
+    kind = dtypes.default_numpy() if dtype is None else dtypes.numpy_dtype(dtype)
+    path, needed = os.fspath(filename), size * kind.itemsize
+    have = os.path.getsize(path) if os.path.exists(path) else -1
+    if have < needed and not shared:
+        raise ShapeError("from_file", f"{path} holds {max(have, 0)} bytes", f"{needed} bytes")
+    if have < needed:
+        with open(path, "ab") as file:
+            file.truncate(needed)
+    if not size:
+        return wrap(np.empty((0,), kind))
+    mapped = np.memmap(path, kind, "r+" if shared else "c", shape=(size,))
+    return wrap(mapped.view(np.ndarray))
 
 
 class Storage:
