@@ -362,8 +362,10 @@ def _add_product(
 # -- layers ----------------------------------------------------------------------------------------
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Any = None) -> Tensor:
     """`input @ weight.T + bias`: [..., in] and [out, in] to [..., out]."""
+    if out is not None:
+        return _linear_into(input, weight, bias, out=out)  # type: ignore[call-arg]  # the decorator's
     x, w = input.array, weight.array
     if x.dtype != w.dtype or x.dtype.kind == "b":
         same_dtype("linear", x, w)
@@ -410,7 +412,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
         left = None if w is None else (rows @ _conj(w)).reshape(shape)
         right = None if x is None else rows.T @ _conj(x.reshape(columns))
-        return left, right, grad if bias_ndim != 1 else np.add.reduce(rows, 0)
+        if bias_ndim != 1 or half:  # the engine sums, half precision in single
+            return left, right, grad if bias_ndim != 1 else rows
+        return left, right, np.add.reduce(rows, 0)
 
     def backward_plain(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
@@ -421,6 +425,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return record(output, backward_plain, input, weight)
     bias_ndim = bias.array.ndim
     return record(output, backward, input, weight, bias)
+
+
+@takes_exact_out
+def _linear_into(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return linear(input, weight, bias)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

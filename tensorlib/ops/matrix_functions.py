@@ -146,7 +146,8 @@ def matrix_exp(input: Tensor) -> Tensor:
     if x.size:
         from scipy.linalg import expm
 
-        output = expm(x.astype(np.float32) if x.dtype.char in "eE" else x).astype(x.dtype)
+        wide = np.float32 if x.dtype.char in "eE" else np.result_type(x.dtype, np.float64)
+        output = expm(x.astype(wide)).astype(x.dtype)
     n = x.shape[-1]
 
     def formula(grad: Tensor, _: Tensor, input: Tensor) -> Sequence[Tensor]:
