@@ -86,9 +86,9 @@ def _row_samples() -> list[tuple[Any, ...]]:
 @kernel(_row_samples)
 def row_norm(rows: Any, eps: float) -> Any:
     """`(normalised, 1/std)` of each row of [M, D]."""
-    mean = rows.mean(-1, keepdims=True)
-    out = rows - mean
-    variance = np.einsum("ij,ij->i", out, out)[:, None] / rows.shape[-1]
+    count = rows.shape[-1]
+    out = rows - rows.sum(-1, keepdims=True) / count
+    variance = np.einsum("ij,ij->i", out, out)[:, None] / count
     invstd = 1 / np.sqrt(variance + rows.dtype.type(eps))
     out *= invstd
     return out, invstd

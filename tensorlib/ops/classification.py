@@ -236,7 +236,7 @@ def _ordinary(x: Array, t: Array, ignore_index: int) -> bool:
     if x.ndim != 2 or t.ndim != 1 or t.dtype.char != "l" or x.dtype.char not in "fd":
         return False
     rows, classes = x.shape
-    if rows != t.shape[0] or not rows or not 0 <= np.minimum.reduce(t):
+    if rows != t.shape[0] or not rows or np.minimum.reduce(t) < 0:
         return False
     if 0 <= ignore_index < classes and (t == ignore_index).any():
         return False

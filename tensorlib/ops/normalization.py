@@ -247,7 +247,7 @@ def layer_norm(
 
     def backward(grad: Array) -> Grads:
         inner = (grad if w is None else grad * w).reshape(hat.shape)
-        centre = inner.mean(-1, keepdims=True)
+        centre = inner.sum(-1, keepdims=True) / hat.shape[-1]
         along = np.einsum("ij,ij->i", inner, hat)[:, None] / hat.shape[-1]
         dx = ((inner - centre - hat * along) * invstd).reshape(x.shape)
         parts: Grads = (dx,)
