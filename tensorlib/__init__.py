@@ -79,7 +79,6 @@ from tensorlib.interop import (
     frombuffer,
 )
 from tensorlib.ops._common import (
-    Number,
     broadcast_shapes,
 )
 from tensorlib.ops.activation import (
