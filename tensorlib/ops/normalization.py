@@ -377,6 +377,8 @@ def local_response_norm(
         )
     if input.array.dtype != np.int64:
         check_dtype("local_response_norm", input.array, "f", "floating point or int64")
+    if not input.array.size:
+        return input
     whole = input.array.dtype.kind == "i"  # PyTorch averages whole numbers by whole numbers
     sides = [(0, 0)] * input.array.ndim
     sides[1] = (size // 2, (size - 1) // 2)
