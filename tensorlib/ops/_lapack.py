@@ -126,6 +126,21 @@ def solve_triangular(a: Array, b: Array, upper: bool, left: bool, unitriangular:
     return each(one, batch, ((b.shape[-2:], b.dtype),), a, b)[0]
 
 
+def cholesky_inverse(x: Array, upper: bool) -> tuple[Array, Array]:
+    """The inverse of the matrix with this factor, and which diagonal element is zero (or 0)."""
+
+    def one(a: Array) -> tuple[Any, ...]:
+        if not a.size:
+            return a, 0
+        found, info = lapack("potri", x.dtype)(a, lower=int(not upper))
+        half = np.triu(found) if upper else np.tril(found)
+        return half + np.conj(np.triu(found, 1) if upper else np.tril(found, -1)).T, info
+
+    forms = ((x.shape[-2:], x.dtype), ((), np.dtype(np.int32)))
+    found = each(one, x.shape[:-2], forms, x)
+    return found[0], found[1]
+
+
 def lu_solve(lu: Array, pivots: Array, b: Array, left: bool, adjoint: bool) -> Array:
     """X with `A @ X = b` from the factors of A."""
     if not left:

@@ -222,19 +222,8 @@ def cholesky_inverse(input: Tensor, upper: bool = False) -> Tensor:
     where = "cholesky_inverse"
     a = input.array
     check_square(where, a)
-    zero = np.diagonal(a, 0, -2, -1) == 0
-    if zero.any():
-        first = zero.reshape(-1, a.shape[-1]).argmax(-1)
-        _expect_invertible(
-            where,
-            np.where(zero.any(-1), first.reshape(a.shape[:-2]) + 1, 0),
-            "the inversion could not be completed",
-        )
-    turned = np.conj(np.swapaxes(a, -1, -2))
-    lower, above = (turned, a) if upper else (a, turned)
-    eye = np.broadcast_to(np.eye(a.shape[-1], dtype=a.dtype), a.shape)
-    inner = _lapack.solve_triangular(lower, eye, False, True, False)
-    output = _lapack.solve_triangular(above, inner, True, True, False)
+    output, info = _lapack.cholesky_inverse(a, upper)
+    _expect_invertible(where, info, "the inversion could not be completed")
 
     def formula(grad: Tensor, inverse: Tensor, input: Tensor) -> Sequence[Tensor]:
         common = mm(mm(inverse, elementwise.add(grad, mH(grad))), inverse)
