@@ -187,19 +187,36 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         src = wrap(np.asarray(src, scalar_dtype(src)))
     if not hasattr(src, "array"):
         raise ArgumentError("copy_", f"argument 'other' must be Tensor, not {type(src).__name__}")
-    return store(self, "copy_", _copied, src)
+    if mode.grad and (self.requires_grad or src.requires_grad):
+        return store(self, "copy_", _copied, src)
+    check_inplace(self, "copy_")
+    check_memory(self, "copy_", src)
+    target = self.array
+    values = _fitted(target, src)
+    np.copyto(target, values)
+    bump(self)
+    return self
+
+
+def _fitted(x: Any, source: Tensor) -> Any:
+    """The values of `source` in the type and on the device of `x`, to whose shape they expand."""
+    values = source.array if source.array.dtype == x.dtype else astype(source, x.dtype).array
+    if values.shape != x.shape:
+        shape = values.shape
+        if len(shape) > len(x.shape) or any(
+            n not in (1, m) for n, m in zip(shape[::-1], x.shape[::-1], strict=False)
+        ):
+            raise ShapeError(
+                "copy_",
+                f"The size of tensor a {x.shape} must match the size of tensor b {shape}",
+            )
+    return values if type(values) is type(x) is np.ndarray else move(values, device_of(x))
 
 
 def _copied(input: Tensor, source: Tensor) -> Tensor:
     x = input.array
     values = source if source.array.dtype == x.dtype else astype(source, x.dtype)
-    try:
-        output = np.broadcast_to(move(values.array, device_of(x)), x.shape)
-    except ValueError:
-        raise ShapeError(
-            "copy_",
-            f"The size of tensor a {x.shape} must match the size of tensor b {source.array.shape}",
-        ) from None
+    output = np.broadcast_to(_fitted(x, values), x.shape)
 
     def copy(grad: Array) -> Grads:
         return np.zeros_like(grad), grad

@@ -32,11 +32,14 @@ class IndexTypeError(DimensionError, TypeError):
 
 def parse_index(index: Any) -> tuple[tuple[Any, ...], bool]:
     """NumPy's form of an index, and whether it is basic (gives a view)."""
-    if type(index) is int:
+    kind = type(index)
+    if kind is int:
         return (index, ...), True
+    if kind is slice:
+        return (_slice(index), ...), True
     parsed: list[Any] = []
     basic, whole = True, False
-    for item in _items(index):
+    for item in index if kind is tuple else _items(index):
         kind = type(item)
         if kind is int or item is None:
             pass
@@ -82,8 +85,8 @@ def _slice(item: slice) -> slice:
         raise InvalidValueError(
             "index", f"step {step}: step must be greater than zero", hint="use flip()"
         )
-    parts = (item.start, item.stop, step)
-    if any(hasattr(p, "array") for p in parts):
+    if hasattr(item.start, "array") or hasattr(item.stop, "array") or hasattr(step, "array"):
+        parts = (item.start, item.stop, step)
         return slice(*(p.__index__() if hasattr(p, "array") else p for p in parts))
     return item
 

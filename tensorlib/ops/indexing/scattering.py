@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 def _grid(index: Array, axis: int) -> tuple[Any, ...]:
     """The open grid that addresses `out[..., index[...], ...]` for an index smaller than `out`."""
-    grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in index.shape)]) if index.ndim else []
-    if grid:
-        grid[axis] = index
-    return tuple(grid)
+    shape = index.shape
+    return tuple(
+        index if d == axis else np.arange(n).reshape((n,) + (1,) * (len(shape) - d - 1))
+        for d, n in enumerate(shape)
+    )
 
 
 def _grown(values: Any, size: tuple[int, ...]) -> Any:

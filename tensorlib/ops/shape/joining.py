@@ -51,20 +51,14 @@ def _listed(where: str, tensors: Any) -> list[Tensor]:
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors joined along `dim`; other sizes must be equal."""
     tensors = _listed("cat", tensors)
-    kept = [x for x in tensors if x.array.shape != (0,)] or tensors[:1]
-    dropped = [x for x in tensors if x.array.shape == (0,) and x is not kept[0]]
-    common = tensors[0].array.dtype
-    if any(x.array.dtype != common for x in tensors):
-        common = _common_dtype(tensors)
-        kept = [astype(x, common) for x in kept]
-    arrays = [x.array for x in kept]
-    for place, a in enumerate(arrays):
-        if a.ndim == 0:
-            raise ShapeError(
-                "cat",
-                f"zero-dimensional tensor (at position {place}) cannot be concatenated",
-                hint="use stack()",
-            )
+    kept, dropped = tensors, []
+    arrays = [x.array for x in tensors]
+    common = arrays[0].dtype
+    for a in arrays:
+        if len(a.shape) < 2 or a.dtype != common:
+            kept, dropped = _settled(tensors)
+            arrays = [x.array for x in kept]
+            break
     axis = dim_index(dim, arrays[0].ndim, "cat")
     try:
         output = _concatenated(arrays, axis)
@@ -88,6 +82,21 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return record(output, backward, *kept, *dropped)
 
 
+def _settled(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors in their common type, and those of shape (0,) that any others leave out."""
+    for place, x in enumerate(tensors):
+        if x.array.ndim == 0:
+            raise ShapeError(
+                "cat",
+                f"zero-dimensional tensor (at position {place}) cannot be concatenated",
+                hint="use stack()",
+            )
+    kept = [x for x in tensors if x.array.shape != (0,)] or tensors[:1]
+    dropped = [x for x in tensors if x.array.shape == (0,) and x is not kept[0]]
+    common = _common_dtype(tensors)
+    return [astype(x, common) for x in kept], dropped
+
+
 def _common_dtype(tensors: Sequence[Tensor]) -> Any:
     """PyTorch's type of several tensors: those without dimensions count last."""
     kinds: dict[bool, Any] = {}
@@ -102,7 +111,10 @@ def _common_dtype(tensors: Sequence[Tensor]) -> Any:
 
 def _concatenated(arrays: list[Any], axis: int) -> Any:
     """Row-major, unless all are channels-last images."""
-    if all(a.flags.c_contiguous for a in arrays):
+    for a in arrays:
+        if not a.flags.c_contiguous:
+            break
+    else:
         return np.concatenate(arrays, axis)
     shape = list(arrays[0].shape)
     shape[axis] = sum(a.shape[axis] for a in arrays)

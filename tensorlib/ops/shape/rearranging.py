@@ -226,13 +226,20 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
             return (grad,)
         return (np.roll(grad, back if axes else back[0], axes or None),)
 
-    rolled = np.roll(x, steps if axes else steps[0], axes or None) if x.ndim else x.copy()
-    if not rolled.flags.c_contiguous or rolled.base is not None:
-        last = axes and is_channels_last(x)
-        output = empty_channels_last(x, x.shape) if last else np.empty_like(x, order="C")
-        output[...] = rolled
-        rolled = output
-    return record(rolled, backward, input)
+    last = axes and is_channels_last(x)
+    output = x
+    for axis, step in zip(axes, steps, strict=True) if axes else ((0, steps[0]),):
+        source = output if axes else x.reshape(-1)
+        output = empty_channels_last(x, x.shape) if last else np.empty_like(source, order="C")
+        _roll_into(output, source, step, axis)
+    return record(output.reshape(x.shape), backward, input)
+
+
+def _roll_into(output: Any, source: Any, step: int, axis: int) -> None:
+    n, lead = source.shape[axis], (slice(None),) * axis
+    cut = -step % n
+    output[(*lead, slice(n - cut, None))] = source[(*lead, slice(cut))]
+    output[(*lead, slice(n - cut))] = source[(*lead, slice(cut, None))]
 
 
 # -- diagonals and triangles -----------------------------------------------------------------------

@@ -71,14 +71,22 @@ def numbers(where: str, given: tuple[Any, ...], named: Any) -> tuple[int, ...]:
         raise ArgumentError(where, "missing 1 required argument: the sizes")
     if len(given) == 1 and isinstance(given[0], tuple | list):
         given = tuple(given[0])
-    return shape_of(where, given)
+    for n in given:
+        if type(n) is not int:
+            return shape_of(where, given)
+    return given
 
 
 def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
     """The same elements in another shape; a view where strides allow it."""
     x = input.array
+    return _reshape(input, resolve("reshape", numbers("reshape", sizes, shape), x.size, x.shape))
+
+
+def _reshape(input: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    """`reshape` to a checked size."""
+    x = input.array
     before = x.shape
-    wanted = resolve("reshape", numbers("reshape", sizes, shape), x.size, before)
 
     def backward(grad: Array) -> Grads:
         return (grad.reshape(before),)
@@ -146,13 +154,13 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
             f"flatten() has invalid args: start_dim {start_dim} comes after end_dim {end_dim}",
         )
     if not shape:
-        return reshape(input, (1,))
+        return _reshape(input, (1,))
     if start == end:
         return input
     joined = 1
     for n in shape[start : end + 1]:
         joined *= n
-    return reshape(input, (*shape[:start], joined, *shape[end + 1 :]))
+    return _reshape(input, (*shape[:start], joined, *shape[end + 1 :]))
 
 
 def ravel(input: Tensor) -> Tensor:
