@@ -120,10 +120,12 @@ def _running(input: Tensor, dim: int, better: Any, where: str) -> tuple[Tensor, 
     from tensorlib.ops.indexing import gather
 
     x = input.array
+    if not x.size:
+        return input_copy(input), wrap(np.zeros(x.shape, np.int64))
     axis = dim_index(dim, x.ndim, where)
     check_dtype(where, x, "biuf", "a type with an order")
-    if not x.ndim or not x.size:
-        return input_copy(input), wrap(np.zeros(x.shape, np.int64))
+    if not x.ndim:
+        return input_copy(input), wrap(np.zeros((), np.int64))
     accumulate = np.maximum.accumulate if where == "cummax" else np.minimum.accumulate
     values = accumulate(x, axis=axis)
     shape = [1] * x.ndim
@@ -138,8 +140,8 @@ def _running(input: Tensor, dim: int, better: Any, where: str) -> tuple[Tensor, 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """`log(cumsum(exp(input)))` along `dim`, without overflow."""
     x = input.array
-    check_dtype("logcumsumexp", x, "fc", "floating point or complex numbers")
     axis = dim_index(dim, x.ndim, "logcumsumexp")
+    check_dtype("logcumsumexp", x, "fc", "floating point or complex numbers")
     if not x.ndim:
         return input_copy(input)
     if x.dtype.kind == "c":

@@ -158,12 +158,12 @@ def _amx(
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """`(min, max)` over one dimension or all."""
     x = input.array
-    check_dtype("aminmax", x, "biuf", "a type with an order")
     if dim is None and not x.size:
         raise InvalidReduction(
             "aminmax", f"no elements in shape {x.shape}, and the operation has no identity"
         )
     dims: Any = () if dim is None else dim_index(dim, x.ndim, "aminmax")
+    check_dtype("aminmax", x, "biuf", "a type with an order")
     return return_types.aminmax(amin(input, dims, keepdim), amax(input, dims, keepdim))
 
 
@@ -183,8 +183,10 @@ def _arg(
     input: Tensor, dim: Any, keepdim: bool, function: Callable[..., Any], where: str
 ) -> Tensor:
     x = input.array
-    axis = None if dim is None else dim_index(dim, x.ndim, where)
+    if dim is not None and not isinstance(dim, int):
+        dim_index(dim, x.ndim, where)
     check_dtype(where, x, "iuf", "integers or floating point")
+    axis = None if dim is None else dim_index(dim, x.ndim, where)
     if axis is None:
         if x.size == 0:
             raise DimensionError(

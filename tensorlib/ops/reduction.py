@@ -244,11 +244,11 @@ def _variance(
     if isinstance(dim, bool) and unbiased is None:  # torch's first overload: var(input, unbiased)
         dim, unbiased = None, dim
     x = input.array
-    check_dtype(where, x, "fc", "floating point or complex numbers")
     if correction is not None and unbiased is not None:
         raise ArgumentError(where, "both 'correction' and 'unbiased' are given", "one of them")
     if correction is None:
         correction = 1 if unbiased is None or unbiased else 0
+    check_dtype(where, x, "fc", "floating point or complex numbers")
     axis = reducer_dims(dim, x.ndim, where)
     count = _count(x.shape, axis)
     freedom = count - correction

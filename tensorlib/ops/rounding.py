@@ -89,7 +89,7 @@ def frac(input: Tensor) -> Tensor:
     return record(x - np.trunc(x), backward, input)
 
 
-@takes_exact_out
+@takes_out
 def abs(input: Tensor) -> Tensor:
     """Absolute value; real for complex input."""
     x = input.array

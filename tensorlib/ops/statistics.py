@@ -126,9 +126,9 @@ def _points(where: str, input: Tensor, q: Any, interpolation: str) -> Any:
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each integer occurs, or the sum of its weights."""
     x = input.array
+    check_dtype("bincount", x, "iu", "integers")
     if minlength < 0:
         raise InvalidStatistic("bincount", f"minlength={minlength}", "at least 0")
-    check_dtype("bincount", x, "iu", "integers")
     if x.ndim != 1 or (x < 0).any():
         raise InvalidStatistic("bincount", f"shape {x.shape}", "1-d non-negative integers")
     if weights is None:
@@ -155,7 +155,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     low, high = _range("histc", x, (min, max))
     flat = x.reshape(-1)
     inside = flat[(flat >= low) & (flat <= high)]
-    places = ((inside - low) / (high - low) * x.dtype.type(bins)).astype(np.int64)
+    places = ((inside - low) * x.dtype.type(bins) / (high - low)).astype(np.int64)
     counts = np.bincount(np.minimum(places, bins - 1), minlength=bins)
     return wrap(counts.astype(x.dtype))
 
