@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import dtypes
-from tensorlib.errors import DimensionError, DTypeError, ShapeError, UnsupportedError
+from tensorlib.errors import (
+    DimensionError,
+    DTypeError,
+    InvalidValueError,
+    ShapeError,
+    UnsupportedError,
+)
 from tensorlib.ops import elementwise, reduction, shape
 from tensorlib.ops._common import Array, Grads, broadcast_shapes, check_dtype, record, wrap
 from tensorlib.ops.indexing import add_rows
@@ -115,30 +121,19 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     """Sums, means or maxima of bags of embeddings: `input` [B, N], or [total] cut at `offsets`."""
-    check_dtype("embedding_bag", weight.array, "f", "floating point weights")
-    if mode not in ("sum", "mean", "max"):
-        raise ShapeError("embedding_bag", f"mode={mode!r}", "'sum', 'mean' or 'max'")
-    if per_sample_weights is not None and mode != "sum":
-        raise UnsupportedError(
-            "embedding_bag", f"per_sample_weights was not None with mode={mode!r}", "mode='sum'"
-        )
+    _check_bags(input, weight, offsets, scale_grad_by_freq, mode, per_sample_weights)
     if input.array.ndim == 2:
-        if offsets is not None:
-            raise ShapeError("embedding_bag", "if input is 2D, then offsets has to be None")
         bags, length = input.array.shape
         starts = np.arange(0, bags * length, length) if length else np.zeros(bags, np.int64)
         flat = shape.reshape(input, (-1,))
     else:
-        if offsets is None:
-            raise ShapeError("embedding_bag", "offsets has to be a 1D Tensor but got None")
-        flat, starts = input, offsets.array
-        if include_last_offset:
-            starts = starts[:-1]
+        assert offsets is not None
+        flat, starts = input, _starts(offsets.array, input.array.size, include_last_offset)
     total = flat.array.size
     bag_of = np.searchsorted(starts, np.arange(total), "right") - 1
     rows = embedding(flat, weight, padding_idx, max_norm, norm_type, False, sparse)
     if scale_grad_by_freq:
-        rows = _share_by_frequency(rows, flat.array, mode)
+        rows = _share_by_frequency(rows, flat.array)
     if per_sample_weights is not None:
         rows = elementwise.mul(rows, shape.reshape(per_sample_weights, (-1, 1)))
     kept = (
@@ -164,14 +159,54 @@ def embedding_bag(
     return result
 
 
-def _share_by_frequency(rows: Tensor, index: Array, mode: str) -> Tensor:
+def _check_bags(
+    input: Tensor, weight: Tensor, offsets: Any, by_frequency: bool, mode: str, factors: Any
+) -> None:
+    def refuse(what: str, expected: str = "") -> InvalidValueError:
+        return InvalidValueError("embedding_bag", what, expected)
+
+    check_dtype("embedding_bag", weight.array, "f", "floating point weights")
+    if factors is not None and factors.array.shape != input.array.shape:
+        raise refuse(
+            f"per_sample_weights of shape {factors.array.shape} for input {input.array.shape}",
+            "equal shapes",
+        )
+    if weight.array.ndim != 2:
+        raise refuse(f"weight has shape {weight.array.shape}", "a 2D Tensor")
+    if input.array.ndim == 2 and offsets is not None:
+        raise refuse("if input is 2D, then offsets has to be None", "bags of one length")
+    if input.array.ndim == 1 and (offsets is None or offsets.array.ndim != 1):
+        raise refuse("offsets has to be a 1D Tensor", "one for each bag of a 1D input")
+    if input.array.ndim not in (1, 2):
+        raise refuse(f"input has shape {input.array.shape}", "a 1D or 2D Tensor")
+    if mode not in ("sum", "mean", "max"):
+        raise refuse(f"mode={mode!r}", "sum, mean or max")
+    if mode == "max" and by_frequency:
+        raise refuse("max mode does not support scaling the gradient by the frequency")
+    if factors is not None and mode != "sum":
+        raise UnsupportedError(
+            "embedding_bag", f"per_sample_weights was not None with mode={mode!r}", "mode='sum'"
+        )
+
+
+def _starts(offsets: Array, total: int, include_last_offset: bool) -> Array:
+    """The first positions of the bags."""
+    if include_last_offset and not offsets.size:
+        raise ShapeError("embedding_bag", "offsets is empty", "at least one with the last included")
+    if offsets.size and offsets[0] != 0:
+        raise ShapeError("embedding_bag", f"offsets[0] has to be 0, got {offsets[0]}")
+    if offsets.size and offsets[-1] > total:
+        raise ShapeError(
+            "embedding_bag",
+            f"offsets[-1] can not be greater than input's length {total}, got {offsets[-1]}",
+        )
+    return offsets[:-1] if include_last_offset else offsets
+
+
+def _share_by_frequency(rows: Tensor, index: Array) -> Tensor:
     """`rows` whose gradients are divided by how often an index comes. PyTorch takes the count of
     the u-th smallest of all indices, repeats included, for the u-th distinct one; so do we.
     """
-    if mode == "max":
-        raise ShapeError(
-            "embedding_bag", "max mode does not support scaling the gradient by the frequency"
-        )
     kind = rows.array.dtype
     _, place, counts = np.unique(index, return_inverse=True, return_counts=True)
     share = (1 / np.repeat(counts, counts)[place]).astype(kind)[:, None]
