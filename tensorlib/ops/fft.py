@@ -321,7 +321,7 @@ def _frequencies(where: str, numbers: Any, n: int, d: float, options: dict[str, 
         raise DTypeError(where, f"requires a floating point or complex dtype, got {kind}")
     if n < 0:
         raise ShapeError(where, f"n={n}", "a number of at least 0")
-    values = np.asarray(numbers, np.float64) * (1.0 / (n * d) if n else 1.0)
+    values = np.asarray(numbers, np.float64) * (1.0 / (n * d) if n else np.inf)
     return creation.tensor(values.astype(kind.numpy), **options)
 
 

@@ -318,7 +318,8 @@ def _gamma_share(where: str, input: Tensor, other: Tensor, lower: bool) -> Tenso
     def compute(a: Array, x: Array) -> Array:
         found = scipy_special(name)(a, x)
         found = np.where(np.isnan(a) & (x == 0), 0 if lower else 1, found)
-        return np.where(np.isnan(a) & (x == np.inf), 1 if lower else 0, found)
+        found = np.where(np.isnan(a) & (x == np.inf), 1 if lower else 0, found)
+        return np.where((a == np.inf) & np.isnan(x), 0 if lower else 1, found)
 
     def formula(grad: Tensor, _: Tensor, a: Tensor, x: Tensor) -> Sequence[Tensor]:
         power = elementwise.sub(elementwise.mul(elementwise.sub(a, 1), elementwise.log(x)), x)

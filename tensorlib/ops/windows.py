@@ -48,8 +48,13 @@ def _window(
     return found.requires_grad_() if requires_grad else found
 
 
+def _times(numbers: Tensor, factor: float) -> Tensor:
+    """The product with `factor` rounded to the type, as PyTorch does here."""
+    return elementwise.mul(numbers, float(numbers.array.dtype.type(factor)))
+
+
 def _cosines(numbers: Tensor, step: float, weight: float) -> Tensor:
-    return elementwise.mul(elementwise.cos(elementwise.mul(numbers, step)), weight)
+    return _times(elementwise.cos(_times(numbers, step)), weight)
 
 
 def hann_window(
@@ -106,7 +111,7 @@ def blackman_window(
     options = (dtype, layout, device, pin_memory, requires_grad)
 
     def values(n: Tensor, count: int) -> Tensor:
-        half = elementwise.mul(n, math.pi / (count - 1))
+        half = _times(n, math.pi / (count - 1))
         waves = elementwise.sub(_cosines(half, 4, 0.08), _cosines(half, 2, 0.5))
         return elementwise.add(waves, 0.42)
 
@@ -127,7 +132,7 @@ def bartlett_window(
     options = (dtype, layout, device, pin_memory, requires_grad)
 
     def values(n: Tensor, count: int) -> Tensor:
-        rising = elementwise.mul(n, 2.0 / (count - 1))
+        rising = _times(n, 2.0 / (count - 1))
         first = ((count - 1) >> 1) + 1
         falling = elementwise.rsub(shape.narrow(rising, 0, first, count - first), 2)
         return shape.cat([shape.narrow(rising, 0, 0, first), falling], 0)
