@@ -456,14 +456,13 @@ def _check_variants(op: Any, sample: SampleInput, label: str, into: Check) -> No
                 _refuses(ours, pair, type(error))
                 return
             actual = call(ours, tensorlib, pair.ours, pair.our_options)
-            truth = None
-            if kind == "method":
-                truth = lambda: call(form, torch, *_arguments(in_double(sample)))  # noqa: E731
-            equal(actual, expected, kind, values=op.name not in UNSPECIFIED | GAUGE, truth=truth)
+            options: dict[str, Any] = {
+                "values": op.name not in UNSPECIFIED | GAUGE,
+                "truth": lambda: call(op.op, torch, *_arguments(in_double(sample))),
+            }
+            equal(actual, expected, kind, **options)
             if kind == "in-place":
-                equal(
-                    pair.ours[0], pair.theirs[0], "changed input", values=op.name not in UNSPECIFIED
-                )
+                equal(pair.ours[0], pair.theirs[0], "changed input", **options)
 
         into.run(f"{kind} {label}", variant)
 
@@ -492,7 +491,13 @@ def _out_check(op: Any, ours: Any, sample: SampleInput) -> Callable[[], None]:
             actual = call(ours, tensorlib, pair.ours, {**pair.our_options, "out": our_out})
             for one, other in zip(flat(actual), flat(our_out), strict=True):
                 assert one is other, "out= is not what is returned"
-            equal(our_out, their_out, "out", values=op.name not in UNSPECIFIED | GAUGE)
+            equal(
+                our_out,
+                their_out,
+                "out",
+                values=op.name not in UNSPECIFIED | GAUGE,
+                truth=lambda: call(op.op, torch, *_arguments(in_double(sample))),
+            )
 
     return body
 
