@@ -10,7 +10,7 @@ import numpy as np
 from tensorlib import return_types
 from tensorlib.errors import DTypeError, ShapeError, UnsupportedError
 from tensorlib.ops import _lapack, elementwise, shape
-from tensorlib.ops._common import Array, Grads, expect_tensor, record_outputs, wrap
+from tensorlib.ops._common import Array, Grads, expect_tensor, named, record_outputs, wrap
 from tensorlib.ops._formula import derived
 from tensorlib.ops.decomposition import check_matrix, column, mH, mm
 from tensorlib.ops.out import takes_exact_out
@@ -55,7 +55,8 @@ def _product(where: str, input: Tensor, tau: Tensor) -> Tensor:
     start = np.broadcast_to(np.eye(m, n, dtype=input.array.dtype), input.array.shape)
     if not tau.array.size:
         return derived(start.copy(), _no_gradient, input, tau, name="linalg_householder_product")
-    return _reflect(input, tau, wrap(start.copy()), True, False)
+    product = _reflect(input, tau, wrap(start.copy()), True, False)
+    return named(product, "LinalgHouseholderProductBackward0")
 
 
 @takes_exact_out
@@ -80,7 +81,7 @@ def ormqr(
         )
     if c.dtype != a.dtype:
         raise DTypeError("ormqr", f"other has dtype {other.dtype}, input {input.dtype}")
-    return _reflect(input, tau, other, left, transpose)
+    return named(_reflect(input, tau, other, left, transpose), "OrmqrBackward0")
 
 
 def _no_gradient(grad: Tensor, _: Tensor, *inputs: Tensor) -> Sequence[Tensor]:

@@ -184,7 +184,7 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
 def vdot(input: Tensor, other: Tensor) -> Tensor:
     """`dot` with the first vector conjugated."""
     expect_tensor("vdot", "other", other)
-    return direct(dot)(elementwise.conj(input), other)
+    return named(direct(dot)(elementwise.conj(input), other), "VdotBackward0")
 
 
 @takes_out
@@ -279,7 +279,8 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any
     _check_input("addr", input, result.array.shape)
     if beta == 0:
         return elementwise.cast(result, dtypes.of(kind))
-    return elementwise.add(input if beta == 1 else elementwise.mul(input, beta), result)
+    total = elementwise.add(input if beta == 1 else elementwise.mul(input, beta), result)
+    return named(total, "AddrBackward0")
 
 
 def _operands(where: str, a: Any, b: Any, ndim_a: int, ndim_b: int) -> tuple[Tensor, Tensor]:
@@ -500,4 +501,4 @@ def trace(input: Tensor) -> Tensor:
         raise ShapeError("trace", f"expected a matrix, but got tensor with dim {input.array.ndim}")
     if input.array.dtype.kind == "b":
         raise DTypeError("trace", "not implemented for bool", "numbers", hint="convert with .int()")
-    return reduction.sum(shape.diagonal(input))
+    return named(reduction.sum(shape.diagonal(input)), "TraceBackward0")

@@ -11,7 +11,7 @@ from tensorlib import return_types
 from tensorlib.autograd import tape
 from tensorlib.errors import DTypeError, ShapeError, UnsupportedError
 from tensorlib.ops import _lapack, elementwise, shape
-from tensorlib.ops._common import Array, Grads, expect_tensor, record_outputs, wrap
+from tensorlib.ops._common import Array, Grads, expect_tensor, named, record_outputs, wrap
 from tensorlib.ops._formula import derived
 from tensorlib.ops.decomposition import (
     check_float,
@@ -34,7 +34,9 @@ _triangular = direct(solve_triangular)
 def lu(A: Tensor, *, pivot: bool = True) -> Any:
     """`A = P @ L @ U` with a permutation P, unit lower L and upper U."""
     factors, pivots, _ = _factor("linalg.lu", A, pivot)
-    return return_types.linalg_lu(*_unpacked(factors, pivots, True, True))
+    P, L, U = _unpacked(factors, pivots, True, True)
+    name = "LinalgLuBackward0"
+    return return_types.linalg_lu(P, named(L, name), named(U, name))
 
 
 @takes_exact_out
@@ -170,9 +172,11 @@ def lu_solve(
     P, L, U = _unpacked(LU, pivots.array, True, True)
     if adjoint:
         inner = _triangular(mH(U), B, upper=False)
-        return mm(P, _triangular(mH(L), inner, upper=True, unitriangular=True))
-    inner = _triangular(L, mm(mH(P), B), upper=False, unitriangular=True)
-    return _triangular(U, inner, upper=True)
+        found = mm(P, _triangular(mH(L), inner, upper=True, unitriangular=True))
+    else:
+        inner = _triangular(L, mm(mH(P), B), upper=False, unitriangular=True)
+        found = _triangular(U, inner, upper=True)
+    return named(found, "LinalgLuSolveBackward0")
 
 
 def _expect_fitting(where: str, a: Array, pivots: Array, b: Array, left: bool) -> None:

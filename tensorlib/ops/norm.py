@@ -17,6 +17,7 @@ from tensorlib.ops._common import (
     dim_index,
     dims_of,
     expect_tensor,
+    named,
     record,
     reducer_dims,
     wrap,
@@ -320,7 +321,7 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     factor = indexing.where(wrap(size.array > maxnorm), scale, one)
     if half:
         factor = elementwise.cast(factor, input.dtype)
-    return elementwise.mul(input, factor)
+    return named(elementwise.mul(input, factor), "RenormBackward0")
 
 
 # -- distances -------------------------------------------------------------------------------------
@@ -328,7 +329,8 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
 
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """Norm of the difference."""
-    return direct(vector_norm)(elementwise.sub(input, other), p)
+    distance = direct(vector_norm)(elementwise.sub(input, other), p)
+    return named(distance, "DistBackward0")
 
 
 _MODES = (("", "_if_necessary"), ("", ""), ("donot_", ""))

@@ -103,7 +103,7 @@ def unary(
     input = real_input(where, input, half)
     output = in_double(compute, input.array)
     return derived(
-        output, lambda g, y, x: (gradient(g, y, x),), input, name=where.rpartition(".")[2]
+        output, lambda g, y, x: (gradient(g, y, x),), input, name=where.replace(".", "_")
     )
 
 
@@ -299,7 +299,8 @@ def mvlgamma(input: Tensor, p: int) -> Tensor:
     steps = np.arange(-p / 2 + 0.5, 0.5, 0.5, dtype=x.array.dtype)
     arguments = elementwise.add(shape.unsqueeze(x, -1), wrap(steps))
     constant = p * (p - 1) * math.log(math.pi) / 4
-    return elementwise.add(reduction.sum(direct(lgamma)(arguments), -1), constant)
+    total = elementwise.add(reduction.sum(direct(lgamma)(arguments), -1), constant)
+    return named(total, "MvlgammaBackward0")
 
 
 def _expect_not_integer(where: str, *tensors: Any) -> None:
@@ -386,7 +387,7 @@ def _log_product(
             elementwise.div(elementwise.mul(grad, x), moved),
         )
 
-    return derived(output.astype(a.array.dtype), formula, a, b, name=where.rpartition(".")[2])
+    return derived(output.astype(a.array.dtype), formula, a, b, name=where.replace(".", "_"))
 
 
 @takes_out
