@@ -227,6 +227,10 @@ class Stand:
         """The logistic function, which NumPy has not."""
         return Stand(self.tensor.sigmoid())
 
+    def conj(self) -> Any:
+        """As an array's."""
+        return Stand(self.tensor.conj())
+
     def copy(self) -> Any:
         """As an array's."""
         return Stand(self.tensor.clone())

@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorlib.errors import InvalidValueError, ShapeError, UnsupportedError
 from tensorlib.ops import elementwise, indexing, linalg, shape
-from tensorlib.ops._common import Array, not_for, wrap
+from tensorlib.ops._common import Array, not_for, wants, wrap
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -283,6 +283,8 @@ def grid_sample(
     flat = shape.reshape(input, (*x.shape[:2], -1))
     if mode == "nearest":
         total = _read(flat, [np.rint(p.array) for p in places], lengths)
+        if wants(grid):  # whose gradient is zero, not absent
+            total = elementwise.add(total, elementwise.mul(places[0], 0)[:, None])
     elif mode == "bilinear":
         total = _weighted(flat, places, lengths, ((0, _linear_taps), (1, _linear_taps)), None)
     else:
