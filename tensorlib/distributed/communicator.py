@@ -19,6 +19,7 @@ import struct
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import numpy as np
@@ -159,6 +160,18 @@ class Communicator(ABC):
         self._calls = 0
         self._failure: str | None = None
         self._scratch = np.empty(0, np.uint8)
+        self._running: list[Future[Any]] = []
+
+    def expect(self, running: Future[Any]) -> None:
+        """Note a collective that a thread of this rank runs; `settle` waits for it."""
+        self._running = [*(r for r in self._running if not r.done()), running]
+
+    def settle(self) -> None:
+        """Wait for the collectives that threads of this rank still run, so that the next one comes
+        after them on every rank.
+        """
+        while self._running:
+            self._running.pop(0).result()
 
     # -- the collectives
 

@@ -211,9 +211,9 @@ class _Reducer:
         for index in self._unused.intersection(bucket.indices):
             kept = self._parameters[index].grad  # of earlier micro-batches
             bucket.views[index][...] = 0 if kept is None else kept.array
-        self._reductions.append(
-            self._worker.submit(self._group.all_reduce, bucket.flat, ReduceOp.AVG)
-        )
+        reduction = self._worker.submit(self._group.all_reduce, bucket.flat, ReduceOp.AVG)
+        self._reductions.append(reduction)
+        self._group.expect(reduction)
 
     def _finish(self) -> None:
         """Wait for the reductions and hand out the averages."""

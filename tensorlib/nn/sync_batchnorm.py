@@ -116,6 +116,7 @@ def _synchronized(layer: SyncBatchNorm, input: Tensor, momentum: float, group: A
     def sync_batch_norm(grad: Any) -> tuple[Any, ...]:
         own = np.stack([grad.sum(axes, dtype=np.float64), (grad * hat).sum(axes, dtype=np.float64)])
         total = own.copy()
+        group.settle()  # DistributedDataParallel reduces gradients meanwhile
         group.all_reduce(total)
         share = (total / count).astype(kind)
         rest = grad - share[0].reshape(flat) - hat * share[1].reshape(flat)
