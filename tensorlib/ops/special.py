@@ -20,6 +20,7 @@ from tensorlib.ops._common import (
     broadcast_shapes,
     expect_tensor,
     floating,
+    named,
     floating_pair,
     not_for,
     promoted,
