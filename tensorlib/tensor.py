@@ -824,7 +824,7 @@ class Tensor:
     @property
     def T(self) -> Tensor:
         """Dimensions reversed."""
-        return shapes.permute(self, *reversed(range(self.array.ndim)))
+        return shapes.permute(self, tuple(reversed(range(self.array.ndim))))
 
     @property
     def mT(self) -> Tensor:
@@ -842,13 +842,13 @@ class Tensor:
                 f"tensor",
                 hint="use mH for batches of matrices",
             )
-        return elementwise.conj(shapes.t(self))
+        return elementwise.conj(shapes.t(self) if self.array.ndim else self)
 
     @property
     def mH(self) -> Tensor:
         """The last two dimensions exchanged, conjugated."""
         _matrices("mH", self)
-        return shapes.adjoint(self) if self.array.ndim else elementwise.conj(self)
+        return shapes.adjoint(self)
 
 
 def _matrices(where: str, tensor: Tensor) -> None:

@@ -300,7 +300,8 @@ def _only_axis(place: tuple[Any, ...]) -> int:
     ):
         return 0
     item = place[last]
-    return last if isinstance(item, np.ndarray) and item.dtype.kind in "iu" else 0
+    found = isinstance(item, np.ndarray) and item.dtype.kind in "iu" and item.flags.c_contiguous
+    return last if found else 0
 
 
 def _laid_out(x: Any, output: Any, place: tuple[Any, ...]) -> Any:
@@ -342,7 +343,9 @@ def _index_strides(x: Any, output: Any, place: tuple[Any, ...]) -> list[tuple[in
                 arrays.append((8,))
                 source += item.ndim
             elif np.ndim(item):
-                arrays.append(item.strides)
+                arrays.append(
+                    [s if n > 1 else 0 for n, s in zip(item.shape, item.strides, strict=True)]
+                )
                 source += 1
     wide = output.ndim - len(steps)
     at = spots[0] if len(set(spots)) == 1 else 0

@@ -51,7 +51,8 @@ def _listed(where: str, tensors: Any) -> list[Tensor]:
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors joined along `dim`; other sizes must be equal."""
     tensors = _listed("cat", tensors)
-    kept, dropped = tensors, []
+    kept: list[Tensor] = tensors
+    dropped: list[Tensor] = []
     arrays = [x.array for x in tensors]
     common = arrays[0].dtype
     for a in arrays:

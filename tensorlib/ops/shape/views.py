@@ -256,14 +256,13 @@ def adjoint(input: Tensor) -> Tensor:
             f"tensor.adjoint() is only supported on matrices or batches of matrices. Got 1-D "
             f"tensor of shape {input.array.shape}",
         )
-    turned = transpose(input, -2, -1) if input.array.ndim else transpose(input, 0, 0)
-    return conj(turned)
+    return conj(transpose(input, -2, -1) if input.array.ndim else input)
 
 
 def permute(input: Tensor, *order: Any, dims: Any = None) -> Tensor:
     """Dimensions in the given order; a view."""
     x = input.array
-    given = numbers("permute", order, dims) if order or dims is not None else ()
+    given = numbers("permute", order, dims)
     if len(given) != x.ndim:
         raise ShapeError(
             "permute",
