@@ -7,6 +7,7 @@ import pytest
 
 import tensorlib
 from tensorlib import nn
+from tensorlib.distributed import DistributedDataParallel
 from tensorlib.distributed.threads import ThreadCommunicator
 
 SPLITS = {"even": (3, 6), "uneven": (1, 2), "one rank empty": (0, 4), "one value": (1, 8)}
@@ -52,6 +53,45 @@ def test_equals_the_whole_batch(name, affine, momentum):
     for key, value in whole.named_parameters():
         total = sum(layer.get_parameter(key).grad.numpy() for layer, _, _ in results)
         np.testing.assert_allclose(total, value.grad.numpy(), **close)
+
+
+def test_within_distributed_data_parallel():
+    """Training on two ranks is training on the whole batch; tiny buckets reduce during backward."""
+    rng = np.random.default_rng(1)
+    data, target = rng.normal(size=(8, 1, 6, 6)).astype("f"), rng.integers(0, 2, 8)
+
+    def model():
+        tensorlib.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 2),
+            nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(18, 2),
+        )  # fmt: skip
+
+    def train(net, images, classes):
+        optimizer = tensorlib.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(4):
+            optimizer.zero_grad()
+            logits = net(tensorlib.from_numpy(images))
+            nn.functional.cross_entropy(logits, tensorlib.from_numpy(classes)).backward()
+            optimizer.step()
+        return [*net.parameters(), *net.buffers()]
+
+    def rank(group, images, classes, net):
+        return train(
+            DistributedDataParallel(net, process_group=group, bucket_cap_mb=1e-5), images, classes
+        )
+
+    groups = ThreadCommunicator.group(2, timeout_s=20)
+    nets = [nn.SyncBatchNorm.convert_sync_batchnorm(model(), group) for group in groups]
+    parts = zip(groups, np.split(data, 2), np.split(target, 2), nets, strict=True)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(rank, *part) for part in parts]
+        results = [future.result() for future in futures]
+    for expected, *others in zip(train(model(), data, target), *results, strict=True):
+        for value in others:
+            np.testing.assert_allclose(
+                value.detach().numpy(), expected.detach().numpy(), rtol=1e-3, atol=1e-4
+            )
 
 
 def test_without_a_group_and_in_evaluation_it_is_batch_norm():
