@@ -33,6 +33,8 @@ def derived(output: Any, formula: Formula, *inputs: Tensor, name: str) -> Tensor
     """A Tensor around `output` whose gradients are `formula(grad, output, *inputs)`, all of them
     Tensors; `name` is the operation's, for its node.
     """
+    if not tape.needs_grad(*inputs):
+        return wrap(output)
     output = tape.as_array(output)
     given = tuple(t.array for t in inputs)
 

@@ -32,8 +32,15 @@ def _complex(x: Tensor, dims: tuple[int, ...], norm: str, forward: bool) -> Tens
     """Complex to complex over `dims`; a real `x` counts as complex."""
     if not dims:
         return astype(x, np.result_type(x.array.dtype, np.complex64))
-    transform: Any = np.fft.fftn if forward else np.fft.ifftn
-    output = transform(x.array, axes=dims, norm=norm) if x.array.size else _nothing(x.array)
+    transform: Any
+    if not x.array.size:
+        output = _nothing(x.array)
+    elif len(dims) == 1:
+        transform = np.fft.fft if forward else np.fft.ifft
+        output = transform(x.array, axis=dims[0], norm=norm)
+    else:
+        transform = np.fft.fftn if forward else np.fft.ifftn
+        output = transform(x.array, axes=dims, norm=norm)
 
     def formula(grad: Tensor, *_: Tensor) -> Sequence[Tensor]:
         return (_complex(grad, dims, _OTHER[norm], not forward),)
