@@ -1,5 +1,9 @@
 """`torch.linalg`'s names."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from tensorlib.ops.contraction import multi_dot
 from tensorlib.ops.decomposition import (
     LinAlgError,
@@ -40,7 +44,9 @@ from tensorlib.ops.solver import (
     tensorinv,
     tensorsolve,
 )
-from tensorlib.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tensorlib.tensor import Tensor
 
 
 def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
