@@ -9,6 +9,7 @@ import numpy as np
 from tensorlib.device import array_namespace
 from tensorlib.kernels import kernel
 from tensorlib.kernels.convolution import channels_first, channels_last
+from tensorlib.ops.strides import is_channels_last
 
 
 def _samples() -> list[tuple[Any, ...]]:
@@ -33,14 +34,34 @@ def column_sums(rows: Any) -> Any:
     return xp.ones(rows.shape[0], rows.dtype) @ rows
 
 
-def as_rows(x: Any) -> Any:
-    """[N, C, ...] as [N*..., C], without a copy when channels are last in memory."""
-    return channels_last(x).reshape(-1, x.shape[1])
+def _flat(x: Any, like: Any) -> Any:
+    """[N, C, ...] as rows [M, C] where `like` has its channels innermost, else as planes
+    [N, C, P].
+    """
+    if like.ndim == 2 or is_channels_last(like):
+        return channels_last(x).reshape(-1, x.shape[1])
+    return x.reshape(*x.shape[:2], -1)
 
 
-def from_rows(rows: Any, shape: tuple[int, ...]) -> Any:
-    """[N*..., C] as the view [N, C, ...]."""
-    return channels_first(rows.reshape(shape[0], *shape[2:], shape[1]))
+def _sums(flat: Any) -> Any:
+    """Sum of each channel of what `_flat` made; planes are added up in float64, as in PyTorch."""
+    if flat.ndim == 2:
+        return column_sums(flat)
+    xp = array_namespace(flat)
+    planes = flat @ xp.ones(flat.shape[2], flat.dtype)
+    return planes.sum(0, dtype=np.result_type(flat.dtype, np.float64)).astype(flat.dtype)
+
+
+def _shaped(flat: Any, shape: tuple[int, ...]) -> Any:
+    """What `_flat` made as [N, C, ...] again."""
+    if flat.ndim == 3:
+        return flat.reshape(shape)
+    return channels_first(flat.reshape(shape[0], *shape[2:], shape[1]))
+
+
+def channel_sums(x: Any) -> Any:
+    """Sums of [N, C, ...] over all but the channels."""
+    return _sums(_flat(x, x))
 
 
 @kernel(_samples)
@@ -48,34 +69,35 @@ def batch_norm_train(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     """`(output, mean, 1/std)` of [N, C, ...] normalised per channel with the statistics of the
     batch.
     """
-    rows = as_rows(x)
-    count = rows.shape[0]
-    mean = column_sums(rows) / count
-    out = rows - mean
-    variance = (
-        np.einsum("ij,ij->j", out, out) / count if count < 64 else column_sums(out * out) / count
-    )
+    flat = _flat(x, x)
+    spread = (-1,) + (1,) * (flat.ndim - 2)  # of a number per channel
+    count = x.size // max(x.shape[1], 1)
+    mean = _sums(flat) / count
+    out = np.subtract(flat, mean.reshape(spread), order="C")
+    few = count < 64 and flat.ndim == 2
+    variance = (np.einsum("ij,ij->j", out, out) if few else _sums(out * out)) / count
     invstd = 1 / np.sqrt(variance + x.dtype.type(eps))
-    out *= invstd if weight is None else invstd * weight
+    out *= (invstd if weight is None else invstd * weight).reshape(spread)
     if bias is not None:
-        out += bias
-    return from_rows(out, x.shape), mean, invstd
+        out += bias.reshape(spread)
+    return _shaped(out, x.shape), mean, invstd
 
 
 @kernel(_grad_samples)
 def batch_norm_train_grad(grad: Any, x: Any, mean: Any, invstd: Any, weight: Any) -> Any:
     """Gradients for input, weight and bias of `batch_norm_train`."""
-    back = as_rows(grad)
-    hat = as_rows(x) - mean
-    hat *= invstd
-    count = back.shape[0]
-    bias_grad = column_sums(back)
-    weight_grad = column_sums(back * hat)
-    hat *= weight_grad / count
+    back, hat = _flat(grad, x), _flat(x, x)
+    spread = (-1,) + (1,) * (hat.ndim - 2)
+    hat = hat - mean.reshape(spread)
+    hat *= invstd.reshape(spread)
+    count = x.size // max(x.shape[1], 1)
+    bias_grad = _sums(back)
+    weight_grad = _sums(back * hat)
+    hat *= (weight_grad / count).reshape(spread)
     np.subtract(back, hat, out=hat)
-    hat -= bias_grad / count
-    hat *= invstd if weight is None else invstd * weight
-    return from_rows(hat, x.shape), weight_grad, bias_grad
+    hat -= (bias_grad / count).reshape(spread)
+    hat *= (invstd if weight is None else invstd * weight).reshape(spread)
+    return _shaped(hat, x.shape), weight_grad, bias_grad
 
 
 def _row_samples() -> list[tuple[Any, ...]]:

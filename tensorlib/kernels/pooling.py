@@ -1,4 +1,4 @@
-"""Pooling: one pass per window offset over whole arrays, channels last in memory."""
+"""Pooling: one pass per window offset over whole arrays, in the order they lie in memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ import numpy as np
 
 from tensorlib.device import array_namespace
 from tensorlib.kernels import kernel
-from tensorlib.kernels.convolution import (
-    Pads,
-    Sizes,
-    _offsets,
-    _shift,
-    channels_first,
-    channels_last,
-    padded,
-)
+from tensorlib.kernels.convolution import Pads, Sizes, _offsets
+from tensorlib.ops.strides import in_planes
 
 
 def _samples() -> list[tuple[Any, ...]]:
@@ -44,14 +37,32 @@ def max_pool(
     image = _bordered(x, padding, _lowest(x.dtype))
     out = None
     for offset in _offsets(kernel_size):
-        part = _shift(image, offset, stride, dilation, sizes)
-        out = part.copy() if out is None else np.maximum(out, part, out=out)
-    return channels_first(out)
+        part = _seen(image, offset, stride, dilation, sizes)
+        out = part.copy(order="K") if out is None else np.maximum(out, part, out=out)
+    return out
 
 
 def _bordered(x: Any, padding: Pads, value: Any) -> Any:
-    last = channels_last(x)
-    return padded(last, padding, value) if any(p for pair in padding for p in pair) else last
+    """[N, C, ...] with the border added, its channels innermost in memory where they are in `x`."""
+    xp = array_namespace(x)
+    x = in_planes(x)
+    if not any(map(any, padding)):
+        return x
+    sizes = [lo + n + hi for (lo, hi), n in zip(padding, x.shape[2:], strict=True)]
+    out = xp.full_like(x, value, shape=(*x.shape[:2], *sizes))
+    out[_inside(x.shape, padding)] = x
+    return out
+
+
+def _inside(shape: Sizes, padding: Pads) -> Any:
+    """Where in the bordered array an array of `shape` is."""
+    return (..., *(slice(lo, lo + n) for n, (lo, _) in zip(shape[2:], padding, strict=True)))
+
+
+def _seen(x: Any, offset: Sizes, stride: Sizes, dilation: Sizes, sizes: Sizes) -> Any:
+    """The elements of a bordered [N, C, ...] at `offset` in the windows at all positions."""
+    places = zip(offset, stride, dilation, sizes, strict=True)
+    return x[(..., *(slice(o * d, o * d + (n - 1) * s + 1, s) for o, s, d, n in places))]
 
 
 @kernel(_max_grad_samples)
@@ -68,26 +79,24 @@ def max_pool_grad(
     """Gradient of `max_pool`: each window's goes to the first of its largest elements."""
     xp = array_namespace(x)
     image = _bordered(x, padding, _lowest(x.dtype))
-    top, back = channels_last(output), channels_last(grad)
     tiled = kernel_size == stride and dilation == (1,) * len(stride)  # windows do not overlap
     used = tuple(m * s for m, s in zip(sizes, stride, strict=True))
-    exact = tiled and used == image.shape[1:-1]
-    out = (xp.empty if exact else xp.zeros)(image.shape, grad.dtype)
+    exact = tiled and used == image.shape[2:]
+    out = (xp.empty_like if exact else xp.zeros_like)(image, dtype=grad.dtype)
     free = None
     for offset in _offsets(kernel_size):
-        hit = _shift(image, offset, stride, dilation, sizes) == top
+        hit = _seen(image, offset, stride, dilation, sizes) == output
         if free is None:
             free = ~hit
         else:
             hit &= free
             free &= ~hit
-        place = _shift(out, offset, stride, dilation, sizes)
+        place = _seen(out, offset, stride, dilation, sizes)
         if tiled:
-            np.multiply(hit, back, out=place)
+            np.multiply(hit, grad, out=place)
         else:
-            place += hit * back
-    inner = [slice(lo, lo + n) for n, (lo, _) in zip(x.shape[2:], padding, strict=True)]
-    return channels_first(out[(slice(None), *inner)])
+            place += hit * grad
+    return out[_inside(x.shape, padding)]
 
 
 def max_pool_indices(
@@ -103,15 +112,14 @@ def max_pool_indices(
     xp = array_namespace(x)
     image = _bordered(x, padding, _lowest(x.dtype))
     plane = xp.arange(math.prod(x.shape[2:])).reshape(x.shape[2:])
-    places = xp.pad(plane, padding, constant_values=-1)[None, ..., None]
-    top = channels_last(output)
-    found = xp.full(top.shape, -1, np.int64)
+    places = xp.pad(plane, padding, constant_values=-1)
+    found = xp.full_like(output, -1, dtype=np.int64)
     for offset in _offsets(kernel_size):
-        value = _shift(image, offset, stride, dilation, sizes)
-        place = _shift(places, offset, stride, dilation, sizes)
-        hit = ((value == top) | (value != value)) & (found < 0) & (place >= 0)
-        found = np.where(hit, place, found)
-    return channels_first(found)
+        value = _seen(image, offset, stride, dilation, sizes)
+        place = _seen(places, offset, stride, dilation, sizes)
+        hit = ((value == output) | (value != value)) & (found < 0) & (place >= 0)
+        np.copyto(found, place, where=hit)
+    return found
 
 
 @kernel(_samples)
@@ -119,12 +127,12 @@ def sum_pool(
     x: Any, kernel_size: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, sizes: Sizes
 ) -> Any:
     """The sum of each window of [N, C, ...], the border counted as zero."""
-    image = _bordered(x, padding, 0.0)
+    image = _bordered(x, padding, 0)
     out = None
     for offset in _offsets(kernel_size):
-        part = _shift(image, offset, stride, dilation, sizes)
-        out = part.copy() if out is None else np.add(out, part, out=out)
-    return channels_first(out)
+        part = _seen(image, offset, stride, dilation, sizes)
+        out = part.copy(order="K") if out is None else np.add(out, part, out=out)
+    return out
 
 
 def sum_pool_grad(
@@ -132,14 +140,13 @@ def sum_pool_grad(
 ) -> Any:
     """Gradient of `sum_pool` for an input of `shape`."""
     xp = array_namespace(grad)
+    grad = in_planes(grad)
     full = tuple(
         max(n + lo + hi, (m - 1) * s + k)
         for n, (lo, hi), m, s, k in zip(shape[2:], padding, sizes, stride, kernel_size, strict=True)
     )
-    out = xp.zeros((shape[0], *full, shape[1]), grad.dtype)
-    back = channels_last(grad)
+    out = xp.zeros_like(grad, shape=(*shape[:2], *full))
     ones = (1,) * len(kernel_size)
     for offset in _offsets(kernel_size):
-        _shift(out, offset, stride, ones, sizes)[...] += back
-    inner = [slice(lo, lo + n) for n, (lo, _) in zip(shape[2:], padding, strict=True)]
-    return channels_first(out[(slice(None), *inner)])
+        _seen(out, offset, stride, ones, sizes)[...] += grad
+    return out[_inside(shape, padding)]

@@ -17,7 +17,7 @@ def _samples() -> list[tuple[Any, ...]]:
 @kernel(_samples)
 def softmax(x: Any, axis: int) -> Any:
     """Exponentials normalised to sum to one along `axis`."""
-    out = x - x.max(axis=axis, keepdims=True)
+    out = np.subtract(x, x.max(axis=axis, keepdims=True), order="C")
     np.exp(out, out=out)
     out /= out.sum(axis=axis, keepdims=True)
     return out
@@ -26,6 +26,6 @@ def softmax(x: Any, axis: int) -> Any:
 @kernel(_samples)
 def log_softmax(x: Any, axis: int) -> Any:
     """Logarithm of softmax along `axis`."""
-    out = x - x.max(axis=axis, keepdims=True)
+    out = np.subtract(x, x.max(axis=axis, keepdims=True), order="C")
     out -= np.log(np.exp(out).sum(axis=axis, keepdims=True))
     return out

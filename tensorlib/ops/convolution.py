@@ -17,8 +17,10 @@ from tensorlib.kernels.convolution import (
     conv_weight_grad,
     output_size,
 )
+from tensorlib.kernels.normalization import channel_sums
 from tensorlib.ops import elementwise, shape
 from tensorlib.ops._common import Array, Grads, astype, check_dtype, conj, record, single, wants
+from tensorlib.ops.strides import laid_out_as
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -195,14 +197,16 @@ def _forward(
     flat = (1, -1) + (1,) * (x.ndim - 2)
     if bias is not None:
         output += bias.array.reshape(flat)
+    output = laid_out_as(output, x, w)
 
     def backward(grad: Array) -> Grads:
         dx = dw = None
         if want_x:
             dx = conv_input_grad(grad, conj(w), x.shape, stride, pads, dilation, groups)
+            dx = laid_out_as(dx, x, w)
         if want_w:
             dw = conv_weight_grad(conj(x), grad, w.shape, stride, pads, dilation, groups)
-        return (dx, dw) if bias is None else (dx, dw, _channel_sums(grad))
+        return (dx, dw) if bias is None else (dx, dw, channel_sums(grad))
 
     def smooth(grad: Any) -> Grads:
         dx = dw = None
@@ -217,24 +221,18 @@ def _forward(
     return record(output, backward, *inputs, smooth=smooth)
 
 
-def _channel_sums(grad: Any) -> Any:
-    from tensorlib.kernels.normalization import as_rows, column_sums
-
-    return column_sums(as_rows(grad))
-
-
 def _input_grad(
     grad: Any, weight: Any, size: Sizes, stride: Sizes, pads: Pads, dilation: Sizes, groups: int
 ) -> Tensor:
     """`conv_input_grad` as an operation: a transposed convolution."""
     g, w = grad.array, weight.array
     want_g, want_w = wants(grad), wants(weight)
-    output = conv_input_grad(g, w, size, stride, pads, dilation, groups)
+    output = laid_out_as(conv_input_grad(g, w, size, stride, pads, dilation, groups), g, w)
 
     def conv_transpose2d(back: Array) -> Grads:
         dg = dw = None
         if want_g:
-            dg = conv_forward(back, conj(w), stride, pads, dilation, groups)
+            dg = laid_out_as(conv_forward(back, conj(w), stride, pads, dilation, groups), g, w)
         if want_w:
             dw = conv_weight_grad(back, conj(g), w.shape, stride, pads, dilation, groups)
         return dg, dw

@@ -90,7 +90,7 @@ def interpolate(
             columns = wrap(np.ascontiguousarray(matrix.T.astype(input.array.dtype)))
             moved = linalg.matmul(shape.movedim(result, axis, -1), columns)
             result = shape.movedim(moved, -1, axis)
-    return shape.clone(result) if result is input else result
+    return shape.clone(result) if result is input else shape.laid_out_like(result, input)
 
 
 def _fixed_point(pixels: Array, matrix: Array, axis: int) -> Array:

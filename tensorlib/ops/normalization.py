@@ -13,6 +13,7 @@ from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, Shap
 from tensorlib.kernels import normalization as kernels
 from tensorlib.ops import elementwise, reduction, shape
 from tensorlib.ops._common import Array, Grads, check_dtype, half_in_single, record
+from tensorlib.ops.strides import in_planes
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -186,7 +187,7 @@ def _evaluate(
         factor = scale
     if bias is not None:
         shift = shift + bias.array
-    output = x * factor.reshape(flat).astype(x.dtype, copy=False)
+    output = in_planes(x) * factor.reshape(flat).astype(x.dtype, copy=False)
     output += shift.reshape(flat).astype(x.dtype, copy=False)
     axes = (0, *range(2, x.ndim))
     inputs = (input, *(t for t in (weight, bias) if t is not None))
@@ -318,7 +319,9 @@ def group_norm(
     flat = (1, -1) + (1,) * (x.ndim - 2)
     if weight is not None:
         result = elementwise.mul(result, shape.reshape(weight, flat))
-    return result if bias is None else elementwise.add(result, shape.reshape(bias, flat))
+    if bias is not None:
+        result = elementwise.add(result, shape.reshape(bias, flat))
+    return shape.laid_out_like(result, input)
 
 
 @half_in_single
@@ -359,7 +362,7 @@ def instance_norm(
             eps,
             count,
         )
-    return group_norm(input, x.shape[1], weight, bias, eps)
+    return shape.contiguous(group_norm(input, x.shape[1], weight, bias, eps))
 
 
 @half_in_single

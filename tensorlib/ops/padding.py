@@ -10,6 +10,7 @@ import numpy as np
 from tensorlib.errors import ShapeError, UnsupportedError
 from tensorlib.ops import shape as shapes
 from tensorlib.ops._common import Array, Grads, check_dtype, record
+from tensorlib.ops.strides import is_channels_last
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -46,6 +47,7 @@ def pad(
             f"mode {mode!r} with {len(pad) // 2} padded dimensions of {x.ndim}",
             "all but the first one or two",
         )
+    image = input
     check_dtype("pad", x, "fciub" if mode == "circular" else "fciu", "numbers")
     for axis, (before, after) in enumerate(sides):
         if not (before or after):
@@ -59,7 +61,7 @@ def pad(
                 f"{after}) at dimension {axis} of input {x.shape}",
             )
         input = _pad_axis(input, axis, before, after, mode)
-    return input
+    return input if mode == "circular" else shapes.laid_out_like(input, image)
 
 
 def constant_pad_nd(input: Tensor, pad: Sequence[int], value: Any = 0) -> Tensor:
@@ -98,7 +100,7 @@ def pad_constant(input: Tensor, sides: Sequence[tuple[int, int]], value: Any) ->
 def _bordered(x: Any, sides: tuple[tuple[int, int], ...], value: Any) -> Any:
     """Like `x` in memory order, with a border."""
     shape = tuple(b + n + a for (b, a), n in zip(sides, x.shape, strict=True))
-    out = np.full_like(x, value, shape=shape)
+    out = np.full_like(x, value, shape=shape, order="K" if is_channels_last(x) else "C")
     out[tuple(slice(b, b + n) for (b, _), n in zip(sides, x.shape, strict=True))] = x
     return out
 
@@ -139,7 +141,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     n = len(lead)
     x = shapes.reshape(input, (*lead, c // (r * r), r, r, h, w))
     x = shapes.permute(x, (*range(n), n, n + 3, n + 1, n + 4, n + 2))
-    return shapes.reshape(x, (*lead, c // (r * r), h * r, w * r))
+    return shapes.laid_out_like(shapes.reshape(x, (*lead, c // (r * r), h * r, w * r)), input)
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -153,7 +155,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     n = len(lead)
     x = shapes.reshape(input, (*lead, c, h // r, r, w // r, r))
     x = shapes.permute(x, (*range(n), n, n + 2, n + 4, n + 1, n + 3))
-    return shapes.reshape(x, (*lead, c * r * r, h // r, w // r))
+    return shapes.laid_out_like(shapes.reshape(x, (*lead, c * r * r, h // r, w // r)), input)
 
 
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:

@@ -391,7 +391,7 @@ def _adaptive_average(where: str, input: Tensor, output_size: Any, spatial: int)
             result = shape.movedim(
                 linalg.matmul(shape.movedim(result, axis, -1), weights), -1, axis
             )
-    return finish(result)
+    return finish(shape.laid_out_like(result, batch))
 
 
 def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
@@ -434,7 +434,8 @@ def _adaptive_max(where: str, input: Tensor, output_size: Any, indices: bool, sp
             best, place = np.where(better, value, best), np.where(better, position, place)
     found = wrap(place)
     result = gather(shape.reshape(batch, (*x.shape[:2], -1)), 2, found)
-    result = finish(shape.reshape(result, (*x.shape[:2], *targets)))
+    result = shape.laid_out_like(shape.reshape(result, (*x.shape[:2], *targets)), batch)
+    result = finish(result)
     return (result, shape.reshape(found, result.array.shape)) if indices else result
 
 

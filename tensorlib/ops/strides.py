@@ -221,6 +221,24 @@ def empty_channels_last(like: Any, shape: tuple[int, ...]) -> Any:
     return strided(flat, shape, in_order(shape, order, flat.itemsize))
 
 
+def laid_out_as(made: Any, *inputs: Any) -> Any:
+    """`made` in row-major memory; with its channels innermost where an input's are: how PyTorch
+    lays out what a layer for images makes.
+    """
+    if not any(is_channels_last(x) for x in inputs):
+        return array_namespace(made).ascontiguousarray(made)
+    if is_channels_last(made):
+        return made
+    output = empty_channels_last(made, made.shape)
+    output[...] = made
+    return output
+
+
+def in_planes(x: Any) -> Any:
+    """An image batch with dense planes, or with its channels innermost where they are."""
+    return x if is_channels_last(x) else array_namespace(x).ascontiguousarray(x)
+
+
 def partly_overlap(a: Any, b: Any) -> bool:
     """Whether two arrays share some elements but are not the same memory; not asked of arrays with
     gaps.

@@ -367,6 +367,13 @@ def is_contiguous_in(x: Any, memory_format: Any) -> bool:
     return name == "preserve_format" or bool(x.flags.c_contiguous)
 
 
+def laid_out_like(made: Tensor, image: Tensor) -> Tensor:
+    """`made` in row-major memory, or with its channels innermost where those of `image` are."""
+    if not is_channels_last(image.array):
+        return contiguous(made)
+    return contiguous(made, "channels_last" if made.array.ndim == 4 else "channels_last_3d")
+
+
 def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
     """Itself if its memory is in row-major order (or the format asked for), otherwise a copy that
     is.
