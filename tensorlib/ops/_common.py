@@ -59,6 +59,7 @@ __all__ = [
     "record_views",
     "reducer_dims",
     "same_shape",
+    "scalar_array",
     "scalar_dtype",
     "scalar_operand",
     "shape_of",
@@ -207,6 +208,9 @@ def promoted(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 def scalar_operand(input: Tensor, value: Any, where: str) -> Tensor:
     """`input` in the type its operation with the Python scalar `value` has."""
+    kind, given = type(value), input.array.dtype.kind
+    if (kind is int and given != "b") or (kind is float and given in "fcV"):
+        return input
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, bool | int | float | complex):
@@ -219,16 +223,24 @@ def scalar_operand(input: Tensor, value: Any, where: str) -> Tensor:
     return input if input.array.dtype == common else astype(input, common)
 
 
+def scalar_array(value: Any, dtype: Any) -> Any:
+    """A number as a 0-dim array; one too large for an integer type wraps around."""
+    try:
+        return np.asarray(value, dtype)
+    except OverflowError:
+        return np.asarray(value).astype(dtype)
+
+
 def pair(input: Any, other: Any, where: str) -> tuple[Tensor, Tensor]:
     """Two tensors of common type from a tensor and a tensor or number (in either place)."""
     if hasattr(input, "array"):
         if hasattr(other, "array"):
             return promoted(input, other)
         input = scalar_operand(input, other, where)
-        return input, wrap(np.asarray(other).astype(input.array.dtype))
+        return input, wrap(scalar_array(other, input.array.dtype))
     expect_tensor(where, "other", other)
     other = scalar_operand(other, input, where)
-    return wrap(np.asarray(input).astype(other.array.dtype)), other
+    return wrap(scalar_array(input, other.array.dtype)), other
 
 
 def floating_pair(input: Any, other: Any, where: str) -> tuple[Tensor, Tensor]:
@@ -267,6 +279,8 @@ def broadcast_shapes(*shapes: Sequence[int] | int) -> tuple[int, ...]:
 
 def dim_index(dim: Any, ndim: int, where: str) -> int:
     """`dim` counted from the front; a 0-dim tensor takes 0 and -1, as in PyTorch."""
+    if type(dim) is int and -ndim <= dim < ndim:
+        return dim if dim >= 0 else dim + ndim
     size = max(ndim, 1)
     if not isinstance(dim, int | np.integer) or isinstance(dim, bool):
         raise ArgumentError(where, f"dim must be int, not {type(dim).__name__}")
@@ -294,6 +308,8 @@ def reducer_dims(dim: Any, ndim: int, where: str) -> tuple[int, ...] | None:
     """NumPy's `axis` for PyTorch's `dim`: None and () mean all dimensions."""
     if dim is None:
         return None
+    if type(dim) is int and -ndim <= dim < ndim:
+        return (dim if dim >= 0 else dim + ndim,)
     if isinstance(dim, list | tuple) and len(dim) == 0:
         return None
     found = dims_of(dim, ndim, where)

@@ -43,6 +43,7 @@ class InvalidDivision(ShapeError):
     """A division or power PyTorch refuses with RuntimeError."""
 
 
+_NONE = np.empty(0)
 _FLOAT_INT = frozenset((int, float))
 _PLAIN = frozenset((int, float, bool))  # not np.float64, whose type NumPy would promote to
 
@@ -92,9 +93,12 @@ def _scaled(where: str, input: Any, other: Any, alpha: Any, sign: int) -> Tensor
     input, other = _numbers(where, input, other)
     input, other = pair(input, other, where)
     a, b = input.array, other.array
-    factor = np.asarray(alpha * sign).astype(wide(b).dtype)
     try:
-        output = (wide(a) + wide(b) * factor).astype(a.dtype, copy=False)
+        if a.dtype.char in "fd":
+            output = a + b * (alpha * sign)
+        else:
+            factor = np.asarray(alpha * sign).astype(wide(b).dtype)
+            output = (wide(a) + wide(b) * factor).astype(a.dtype, copy=False)
     except ValueError:
         raise differ(where, a, b) from None
     scale = sign * alpha.conjugate()
@@ -388,6 +392,8 @@ def _check_divisor(where: str, b: Array) -> None:
 @takes_out
 def floor_divide(input: Tensor, other: Tensor | Number) -> Tensor:
     """The quotient rounded down; its derivative is not implemented."""
+    if type(other) is int and other and getattr(input, "array", _NONE).dtype.char == "l":
+        return wrap(input.array // other)
     made = _rounded_div(input, other, "floor", "floor_divide")
     inputs: list[Any] = [t for t in (input, other) if hasattr(t, "array")]
     return underivable(made.array, *inputs, name="floor_divide")
@@ -396,6 +402,8 @@ def floor_divide(input: Tensor, other: Tensor | Number) -> Tensor:
 @takes_out
 def remainder(input: Tensor | Number, other: Tensor | Number) -> Tensor:
     """Python's `%`: the result has the sign of `other`."""
+    if type(other) is int and other and getattr(input, "array", _NONE).dtype.char == "l":
+        return wrap(input.array % other)  # type: ignore[union-attr]  # a Tensor
     x, y = pair(input, other, "remainder")
     return _modulo(x, y, np.remainder, "floor", "remainder")
 
@@ -489,7 +497,11 @@ def _lerped(a: Array, b: Array, w: Array) -> Any:
     a, b, w = wide(a), wide(b), wide(w)
     try:
         gap = b - a
-        return np.where(np.abs(w) < 0.5, a + w * gap, b - gap * (1 - w)).astype(kind, copy=False)
+        if w.ndim:
+            output = np.where(np.abs(w) < 0.5, a + w * gap, b - gap * (1 - w))
+        else:
+            output = a + w * gap if abs(w) < 0.5 else b - gap * (1 - w)
+        return output.astype(kind, copy=False)
     except ValueError:
         raise differ("lerp", a, b) from None
 
@@ -510,9 +522,12 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 
     x, y, z = _three("addcmul", input, tensor1, tensor2)
     a, b, c = x.array, y.array, z.array
     check_dtype("addcmul", a, "iufc", "numbers")
-    factor = np.asarray(value).astype(wide(a).dtype)
     try:
-        output = (wide(a) + factor * wide(b) * wide(c)).astype(a.dtype, copy=False)
+        if a.dtype.char in "fd" and not isinstance(value, complex):
+            output = a + (b if value == 1 else value * b) * c
+        else:
+            factor = np.asarray(value).astype(wide(a).dtype)
+            output = (wide(a) + factor * wide(b) * wide(c)).astype(a.dtype, copy=False)
     except ValueError:
         raise differ("addcmul", a, b * c) from None
 
@@ -529,9 +544,12 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 
         raise DTypeError("addcdiv", "integer division is not supported", "floating-point tensors")
     x, y, z = _three("addcdiv", input, tensor1, tensor2)
     a, b, c = x.array, y.array, z.array
-    factor = np.asarray(value).astype(wide(a).dtype)
     try:
-        output = (wide(a) + factor * wide(b) / wide(c)).astype(a.dtype, copy=False)
+        if a.dtype.char in "fd" and not isinstance(value, complex):
+            output = a + (b if value == 1 else value * b) / c
+        else:
+            factor = np.asarray(value).astype(wide(a).dtype)
+            output = (wide(a) + factor * wide(b) / wide(c)).astype(a.dtype, copy=False)
     except ValueError:
         raise differ("addcdiv", a, b / c) from None
 

@@ -20,6 +20,7 @@ from tensorlib.ops._common import (
     is_array,
     promoted,
     record,
+    scalar_array,
     scalar_operand,
     wide,
     wrap,
@@ -28,6 +29,9 @@ from tensorlib.ops.out import takes_exact_out, takes_out
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
+
+
+_FLOATING = {float, int, type(None)}
 
 
 class InvalidComparison(ShapeError):
@@ -82,7 +86,7 @@ def _compare(input: Tensor, other: Any, function: Any, where: str) -> Tensor:
     elif isinstance(other, int | float | complex):
         if x.dtype.char not in "fd" or isinstance(other, complex):
             x = scalar_operand(input, other, where).array
-            other = np.asarray(other).astype(x.dtype)
+            other = scalar_array(other, x.dtype)
         y = other
     else:
         raise ArgumentError(
@@ -159,13 +163,17 @@ def clamp(
     tensors = [hasattr(bound, "array") for bound in (min, max) if bound is not None]
     if tensors[0] and tensors[-1]:
         return _clamp_tensors(input, min, max)
-    for bound in (min, max):
-        if bound is not None:
-            expect_number("clamp", bound)
-            input = scalar_operand(input, bound, "clamp")
     x = input.array
-    check_dtype("clamp", x, "iuf", "real numbers")
-    low, high = (None if b is None else _limit("clamp", b, x.dtype) for b in (min, max))
+    low: Any = min
+    high: Any = max
+    if x.dtype.char not in "fd" or not {type(low), type(high)} <= _FLOATING:
+        for bound in (low, high):
+            if bound is not None:
+                expect_number("clamp", bound)
+                input = scalar_operand(input, bound, "clamp")
+        x = input.array
+        check_dtype("clamp", x, "iuf", "real numbers")
+        low, high = (None if b is None else _limit("clamp", b, x.dtype) for b in (low, high))
     output = x if low is None else np.maximum(x, low)
     output = output if high is None else np.minimum(output, high)
 

@@ -35,7 +35,8 @@ def _extremum(
     check_dtype(where, x, "biuf", "a type with an order")
     if x.ndim == 0:
         return input_copy(input), wrap(np.zeros((), np.int64))
-    index = np.expand_dims(np.argmax(x, axis) if larger else np.argmin(x, axis), axis)
+    reduce: Any = np.maximum if larger else np.minimum
+    index = (x.argmax if larger else x.argmin)(axis, keepdims=True)
 
     def backward(grad: Array) -> Grads:
         out = np.zeros_like(x)
@@ -46,9 +47,7 @@ def _extremum(
         places = np.arange(x.shape[axis]).reshape([-1] + [1] * (x.ndim - 1 - axis)) == index
         return (widen(grad, (axis,), keepdim) * places,)
 
-    values = np.take_along_axis(x, index, axis)
-    if not keepdim:
-        values = values.squeeze(axis)
+    values = reduce.reduce(x, axis, keepdims=keepdim)
     places = index if keepdim else index.squeeze(axis)
     backward.__qualname__ = where
     return record(values, backward, input, smooth=smooth), wrap(places)
@@ -84,9 +83,9 @@ def _all_extremum(input: Tensor, larger: bool, where: str) -> Tensor:
 def shared_by_equals(x: Array, chosen: Any, where: str) -> tuple[Array, Callable[..., Grads]]:
     """An element of `x` as output, and the gradient that all elements equal to it share."""
     output = np.asarray(chosen)
-    equal = np.isnan(x) if x.dtype.kind in "fV" and np.isnan(output) else x == output
 
     def backward(grad: Array) -> Grads:
+        equal = np.isnan(x) if (output != output).any() else x == output
         return (equal * (grad / equal.sum()),)
 
     backward.__qualname__ = where
@@ -120,18 +119,16 @@ def min(
 @takes_exact_out
 def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     """The largest elements over `dim`; equal ones share the gradient."""
-    return _amx(input, dim, keepdim, np.max, "amax")
+    return _amx(input, dim, keepdim, np.maximum, "amax")
 
 
 @takes_exact_out
 def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     """The smallest elements over `dim`; equal ones share the gradient."""
-    return _amx(input, dim, keepdim, np.min, "amin")
+    return _amx(input, dim, keepdim, np.minimum, "amin")
 
 
-def _amx(
-    input: Tensor, dim: Any, keepdim: bool, function: Callable[..., Any], where: str
-) -> Tensor:
+def _amx(input: Tensor, dim: Any, keepdim: bool, function: np.ufunc, where: str) -> Tensor:
     x = input.array
     axis = reducer_dims(dim, x.ndim, where)
     if axis is None and not x.size:
@@ -143,7 +140,7 @@ def _amx(
     for one in axis or ():
         expect_elements(where, x, one)
     check_dtype(where, x, "biuf", "a type with an order")
-    output = np.asarray(function(x, axis=axis, keepdims=keepdim))
+    output = np.asarray(function.reduce(x, axis=axis, keepdims=keepdim))
 
     def backward(grad: Array) -> Grads:
         equal = x == widen(output, axis, keepdim)
@@ -198,4 +195,4 @@ def _arg(
     if x.ndim == 0:
         return wrap(np.zeros((), np.int64))
     expect_elements(where, x, axis)
-    return wrap(function(x, axis=axis, keepdims=keepdim))
+    return wrap(function(x, axis, keepdims=keepdim))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -262,9 +261,10 @@ def _variance(
     factor = 2.0 / freedom if freedom else np.inf
 
     y = wide(x)
-    centre = y - y.mean(axis=axis, keepdims=True) if count else y
+    add: Any = np.add
+    centre = y - add.reduce(y, axis, keepdims=True) / count if count else y
     square = (centre * np.conj(centre)).real if y.dtype.kind == "c" else centre * centre
-    total = square.sum(axis=axis, keepdims=keepdim)
+    total = add.reduce(square, axis, keepdims=keepdim)
     output = total / total.dtype.type(builtins.max(freedom, 0))
     if not where.startswith("std"):
         output = output.astype(x.real.dtype, copy=False)
@@ -292,24 +292,22 @@ def _variance(
 @takes_exact_out
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are nonzero; over no dimensions (`dim=()`), whether each is."""
-    return _truth(input, dim, keepdim, np.all, "all")
+    return _truth(input, dim, keepdim, np.logical_and, "all")
 
 
 @takes_exact_out
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether any element is nonzero; over no dimensions (`dim=()`), whether each is."""
-    return _truth(input, dim, keepdim, np.any, "any")
+    return _truth(input, dim, keepdim, np.logical_or, "any")
 
 
-def _truth(
-    input: Tensor, dim: Any, keepdim: bool, function: Callable[..., Any], where: str
-) -> Tensor:
+def _truth(input: Tensor, dim: Any, keepdim: bool, function: np.ufunc, where: str) -> Tensor:
     x = input.array
     axis: Any = () if isinstance(dim, list | tuple) and not dim else None
     if axis is None:
         axis = reducer_dims(dim, x.ndim, where)
-    result = function(x, axis=axis, keepdims=keepdim)
-    return wrap(result.astype(np.uint8) if x.dtype == np.uint8 else result)
+    result = np.asarray(function.reduce(x, axis, keepdims=keepdim, dtype=bool))
+    return wrap(result.astype(np.uint8) if x.dtype.char == "B" else result)
 
 
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
@@ -330,12 +328,12 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     if isinstance(dim, list | tuple) and not dim and x.ndim:
         raise InvalidReduction("logsumexp", "no dim given", "one or several")
     axis = reducer_dims(dim, x.ndim, "logsumexp")
-    kind = x.real.dtype
-    top = np.max(wide(x.real), axis=axis, keepdims=True, initial=-np.inf)
-    top = np.where(np.isfinite(top), top, 0).astype(kind)
+    top = np.maximum.reduce(wide(x.real), axis, keepdims=True, initial=-np.inf)
+    top = np.asarray(top).astype(x.real.dtype)
+    top[~np.isfinite(top)] = 0
     output = np.log(summed(np.exp(x - top), axis, True)) + top
     if not keepdim and x.ndim:
-        output = output.squeeze(axis) if axis is not None else output.reshape(())
+        output = output.squeeze(axis)
 
     def backward(grad: Array) -> Grads:
         share = conjugate(np.exp(x - widen(output, axis, keepdim)))

@@ -124,7 +124,10 @@ def sign(input: Tensor) -> Tensor:
         return (np.zeros_like(grad),)
 
     if x.dtype.kind in "fV":
-        output = np.where(np.isnan(x), 0, np.sign(x)).astype(x.dtype, copy=False)
+        output = np.sign(x)
+        nans = output != output
+        if nans.any():
+            output = np.where(nans, 0, output).astype(x.dtype, copy=False)
     else:
         output = x.copy() if x.dtype.kind == "b" else np.sign(x)
     return record(output, backward, input)

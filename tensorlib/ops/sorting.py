@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import return_types
+from tensorlib.autograd.tape import needs_grad
 from tensorlib.errors import ShapeError
 from tensorlib.ops import _selection
 from tensorlib.ops._common import Array, check_dtype, dim_index, record, wide, wrap
@@ -31,10 +33,8 @@ class InvalidSelection(ShapeError):
 @takes_exact_out
 def sort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
     """`(values, indices)` in order along `dim`; `stable` keeps the order of equal elements."""
-    from tensorlib.ops.indexing import gather
-
     indices = argsort(input, dim, descending, stable=stable)
-    return return_types.sort(gather(input, dim, indices), indices)
+    return return_types.sort(_picked(input, dim, indices), indices)
 
 
 def argsort(
@@ -52,17 +52,43 @@ def argsort(
     return wrap(np.ascontiguousarray(order))
 
 
+def _picked(input: Tensor, axis: int, indices: Tensor) -> Tensor:
+    """The elements at `indices` along `axis`."""
+    x, i = input.array, indices.array
+    if not needs_grad(input):
+        if x.ndim == 2 and axis in (1, -1):
+            return wrap(x[_column(len(i)), i])
+        return wrap(np.take_along_axis(x, i, axis) if x.ndim else x.copy())
+    from tensorlib.ops.indexing import gather
+
+    return gather(input, axis, indices)
+
+
+def _column(count: int) -> Any:
+    return np.arange(count)[:, None]
+
+
+def _rows(x: Array, axis: int) -> Any:
+    """`x` with `axis` last."""
+    return x if axis == x.ndim - 1 else np.moveaxis(x, axis, -1)
+
+
+def _back(rows: Array, axis: int) -> Any:
+    """The last dimension at `axis`, in memory of its own order."""
+    return np.ascontiguousarray(rows if axis == rows.ndim - 1 else np.moveaxis(rows, -1, axis))
+
+
 def _unstable(x: Array, order: Array, axis: int, descending: bool) -> Any:
     """The order with equal elements as PyTorch's default, unstable sort leaves them."""
-    rows = np.moveaxis(x, axis, -1)
+    rows = _rows(x, axis)
     shape = rows.shape
-    rows, order = (a.reshape(-1, shape[-1]) for a in (rows, np.moveaxis(order, axis, -1)))
+    rows, order = (a.reshape(-1, shape[-1]) for a in (rows, _rows(order, axis)))
 
     def exact(ranks: list[int]) -> list[int]:
         return _selection.sort([-r for r in ranks] if descending else ranks)
 
-    _settle(rows, order, _neighbours_equal(np.take_along_axis(rows, order, -1)), exact)
-    return np.moveaxis(order.reshape(shape), -1, axis)
+    _settle(rows, order, _neighbours_equal(rows[_column(len(rows)), order]), exact)
+    return _back(order.reshape(shape), axis)
 
 
 def _neighbours_equal(ordered: Array) -> Any:
@@ -78,7 +104,8 @@ def _order(x: Array, axis: int, descending: bool) -> Any:
     if not descending:
         return np.argsort(x, axis, kind="stable")
     n = x.shape[axis]  # reversed twice, so that equal elements keep their order
-    return n - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+    back = (builtins.slice(None),) * (axis % x.ndim) + (builtins.slice(None, None, -1),)
+    return n - 1 - np.argsort(x[back], axis, kind="stable")[back]
 
 
 @takes_out
@@ -107,8 +134,6 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     """The `k` largest (or smallest) elements along `dim`, `(values, indices)`, in order unless
     `sorted` is False.
     """
-    from tensorlib.ops.indexing import gather
-
     x = input.array
     axis = dim_index(dim, x.ndim, "topk")
     check_dtype("topk", x, "iuf", "integers or floating point")
@@ -119,11 +144,11 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
         )
     if not x.ndim:
         return return_types.topk(input_copy(input), wrap(np.zeros((), np.int64)))
-    rows = np.moveaxis(x, axis, -1)
+    rows = _rows(x, axis)
     shape = (*rows.shape[:-1], k)
     rows = rows.reshape(math.prod(shape[:-1]), size)
-    order = _order(rows, -1, largest)[:, : k + 1]
-    equal = _neighbours_equal(np.take_along_axis(rows, order, -1))
+    order = _first(rows, builtins.min(k + 1, size), largest)
+    equal = _neighbours_equal(rows[_column(len(rows)), order])
     order = np.ascontiguousarray(order[:, :k])
 
     def exact(ranks: list[int]) -> list[int]:
@@ -132,8 +157,22 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if k:
         ambiguous = equal if sorted else np.ones(len(rows), bool)
         _settle(rows, order, ambiguous, exact)
-    indices = wrap(np.ascontiguousarray(np.moveaxis(order.reshape(shape), -1, axis)))
-    return return_types.topk(gather(input, axis, indices), indices)
+    indices = wrap(_back(order.reshape(shape), axis))
+    return return_types.topk(_picked(input, axis, indices), indices)
+
+
+def _first(rows: Array, count: int, descending: bool) -> Any:
+    """The places of the first `count` in order, of long rows without sorting the rest."""
+    size = rows.shape[-1]
+    if size < 64 or count * 4 > size or rows.dtype.kind == "V":
+        return _order(rows, -1, descending)[:, :count]
+    if descending:
+        chosen = np.argpartition(rows, size - count, -1)[:, size - count :]
+    else:
+        chosen = np.argpartition(rows, count - 1, -1)[:, :count]
+    chosen = np.sort(chosen, -1)
+    column = _column(len(rows))
+    return chosen[column, _order(rows[column, chosen], -1, descending)]
 
 
 @takes_distinct_out
@@ -166,19 +205,18 @@ def _selected(
     input: Tensor, axis: int, keepdim: bool, places: Callable[[Array], Any]
 ) -> tuple[Tensor, Tensor]:
     """One element of each row along `axis`, and its index; `places` finds them in [rows, n]."""
-    from tensorlib.ops.indexing import gather
     from tensorlib.ops.shape import squeeze
 
     x = input.array
     if not x.ndim:
         return input_copy(input), wrap(np.zeros((), np.int64))
-    rows = np.moveaxis(x, axis, -1)
+    rows = _rows(x, axis)
     shape = (*rows.shape[:-1], 1)
     found = np.zeros(shape, np.int64)
     if found.size:
         found = np.asarray(places(rows.reshape(-1, rows.shape[-1])), np.int64).reshape(shape)
-    indices = wrap(np.ascontiguousarray(np.moveaxis(found, -1, axis)))
-    values = gather(input, axis, indices)
+    indices = wrap(_back(found, axis))
+    values = _picked(input, axis, indices)
     if keepdim:
         return values, indices
     return squeeze(values, axis), squeeze(indices, axis)
