@@ -639,6 +639,7 @@ if TYPE_CHECKING:
         vision,
     )
     from tensorlib.amp import autocast
+    from tensorlib.batching import vmap
     from tensorlib.serialization import load, save
 
 
@@ -722,6 +723,8 @@ def __getattr__(name: str) -> Any:
         return found
     if name == "autocast":
         return importlib.import_module("tensorlib.amp").autocast
+    if name == "vmap":
+        return importlib.import_module("tensorlib.batching").vmap
     if name in ("load", "save"):
         return getattr(importlib.import_module("tensorlib.serialization"), name)
     if name in _LAZY:
@@ -1294,6 +1297,7 @@ __all__ = [
     "view_as_real_copy",
     "view_copy",
     "vision",
+    "vmap",
     "vsplit",
     "vstack",
     "where",

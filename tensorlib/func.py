@@ -1,8 +1,8 @@
-"""Functions from functions, as in torch.func: `grad vjp jvp jacrev jacfwd hessian`; modules as
-functions of their tensors: `functional_call`.
+"""Functions from functions, as in torch.func: `grad vjp jvp linearize jacrev jacfwd hessian vmap`;
+modules as functions of their tensors: `functional_call`.
 
 They nest, and what they return can be differentiated with respect to tensors outside. Arguments
-and results may be trees of tuples, lists and dicts of Tensors. There is no `vmap`.
+and results may be trees of tuples, lists and dicts of Tensors.
 """
 
 from __future__ import annotations
@@ -12,10 +12,23 @@ from collections.abc import Callable
 from typing import Any
 
 from tensorlib.autograd import engine, functional, modes, tape, walk
+from tensorlib.batching import vmap
 from tensorlib.errors import AutogradError, InvalidValueError, UnsupportedError
 from tensorlib.ops.shape import stack
 
-__all__ = ["functional_call", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "vjp"]
+__all__ = [
+    "functional_call",
+    "grad",
+    "grad_and_value",
+    "hessian",
+    "jacfwd",
+    "jacrev",
+    "jvp",
+    "linearize",
+    "stack_module_state",
+    "vjp",
+    "vmap",
+]
 
 Function = Callable[..., Any]
 
@@ -156,6 +169,58 @@ def jvp(
         known = {id(a) for a in along}
         results = level.leave((output, tangent, aux), known)
     return results if has_aux else results[:2]
+
+
+def linearize(func: Function, *primals: Any) -> tuple[Any, Function]:
+    """(func(*primals), a function from tangents to the Jacobian times them), without calling `func`
+    again.
+    """
+    with modes.enable_grad():
+        level = _Level("linearize", primals, tuple(range(len(primals))))
+        output = func(*level.args)
+        flat = _leaves(output)
+        along = tuple(functional._zeros(o, True) for o in flat)
+        slopes = functional._grads(flat, level.own, along, True)
+
+    def push(*tangents: Any) -> Any:
+        given = tuple(_leaves(tangents))
+        if len(given) != len(level.own):
+            raise AutogradError("linearize", "Expected tangents with the structure of the primals")
+        with modes.enable_grad():
+            found = functional._grads(slopes, along, given, True)
+            filled = iter(
+                functional._zeros(o, False) if f is None else f
+                for f, o in zip(found, flat, strict=True)
+            )
+            return level.leave(_mapped(output, lambda _: next(filled)), {id(one) for one in along})
+
+    return level.leave(output), push
+
+
+def stack_module_state(models: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(parameters, buffers) of modules of one class, those of each name stacked: `vmap` over them
+    runs all models.
+    """
+    models = list(models)
+    if not models:
+        raise AutogradError("stack_module_state", "Expected at least one model, got 0")
+    if len({m.training for m in models}) > 1:
+        raise AutogradError(
+            "stack_module_state", "Expected all models to have the same training/eval mode"
+        )
+    if len({type(m) for m in models}) > 1:
+        raise AutogradError("stack_module_state", "Expected all models to be of the same class")
+
+    def stacked(tables: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            name: stack([t[name] for t in tables], 0).detach().requires_grad_(one.requires_grad)
+            for name, one in tables[0].items()
+        }
+
+    return (
+        stacked([dict(m.named_parameters()) for m in models]),
+        stacked([dict(m.named_buffers()) for m in models]),
+    )
 
 
 def jacrev(

@@ -16,6 +16,7 @@ from tensorlib.errors import AutogradError, InvalidValueError
 __all__ = [
     "GradientEdge",
     "Node",
+    "allow_mutation_on_saved_tensors",
     "disable_saved_tensors_hooks",
     "get_gradient_edge",
     "increment_version",
@@ -102,6 +103,22 @@ def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
         yield
     finally:
         saved.stack.disabled.pop()
+
+
+class _Mutation:
+    """What `allow_mutation_on_saved_tensors` gives; its copies are freed with the graph."""
+
+    def clear(self) -> None:
+        """Nothing to do: no copy is kept apart from the graph."""
+
+
+@contextlib.contextmanager
+def allow_mutation_on_saved_tensors() -> Iterator[_Mutation]:
+    """Within it what operations keep for backward is a copy, so that the tensors may be changed in
+    place afterwards.
+    """
+    with saved_tensors_hooks(lambda tensor: tensor.detach().clone(), lambda tensor: tensor):
+        yield _Mutation()
 
 
 class _MultiHandle:

@@ -184,6 +184,65 @@ def func_jacobians(lib, see):
 
 
 @scenario
+def vmap(lib, see):
+    func = lib.func
+    x, y = numbers(lib, 3, 2), numbers(lib, 2)
+    see(func.vmap(lambda x: x.exp())(x), func.vmap(lib.dot, in_dims=(0, None))(x, y))
+    see(func.vmap(lambda x: x.sum(), in_dims=1)(x), func.vmap(lambda x: x * 2, 1, 1)(x))
+    see(func.vmap(lambda x, k: (x * k, x.sum()), in_dims=(0, None))(x, 3.0))
+    see(
+        func.vmap(lambda d: {"a": d["w"] * d["b"]}, in_dims=({"w": 0, "b": None},))(
+            {"w": x, "b": y}
+        )
+    )
+    see(func.vmap(lambda x: (x, x * 2), out_dims=(0, 1))(x))
+    see(func.vmap(func.vmap(lambda x: x.sin()))(x), lib.vmap(lambda x: x + 1)(x))
+    see(func.vmap(func.grad(lambda x: (x**3).sum()))(x))
+    see(func.vmap(func.grad(lambda w, x: (w * x).sin().sum()), in_dims=(None, 0))(y, x))
+    see(func.jacrev(func.vmap(lambda x: x.sum() ** 2))(x))
+    z = numbers(lib, 3, 2).requires_grad_()
+    func.vmap(lambda x: (x**2).sum())(z).sum().backward()
+    see(z.grad)
+    see(func.vmap(lambda x: x * 1, chunk_size=2)(x))
+    see.error(lambda: func.vmap(lambda: y)())
+    see.error(lambda: func.vmap(lambda x: x, in_dims=2)(x))
+    see.error(lambda: func.vmap(lambda x: x, in_dims=(0, 0))(x), "not compatible")
+    see.error(lambda: func.vmap(lambda x, y: x, in_dims=(None, None))(x, y))
+    see.error(lambda: func.vmap(lambda x, y: x * y)(x, y), "same size in the mapped dimension")
+    see.error(lambda: func.vmap(lambda x: 3)(x), "must only return Tensors")
+    see.error(lambda: func.vmap(lambda x: x)(3.0))
+    see.error(lambda: func.vmap(lambda x: lib.rand(2))(x), "randomness error mode")
+    see.error(lambda: func.vmap(lambda x: x, randomness="no")(x))
+    same = func.vmap(lambda x: x * 0 + lib.rand(2, dtype=lib.float64), randomness="same")(x)
+    see((same == same[0]).all())
+    other = func.vmap(lambda x: x * 0 + lib.rand(2), randomness="different")(x)
+    see((other == other[0]).all())
+
+
+@scenario
+def linearize_and_stacked_modules(lib, see):
+    func = lib.func
+    x, y = numbers(lib, 3), numbers(lib, 3) + 1
+    out, push = func.linearize(lambda x: x.sin() * x, x)
+    see(out, push(y), push(y * 2))
+    models = [lib.nn.Linear(2, 3) for _ in range(2)]
+    with lib.no_grad():
+        for i, m in enumerate(models):
+            m.weight.fill_(i + 1.0)
+            m.bias.fill_(0.5)
+    params, buffers = func.stack_module_state(models)
+    see(params, buffers)
+    data = lib.ones(4, 2)
+
+    def run(params, buffers, data):
+        return func.functional_call(models[0], (params, buffers), (data,))
+
+    see(func.vmap(run, in_dims=(0, 0, None))(params, buffers, data))
+    see.error(lambda: func.stack_module_state([]))
+    see.error(lambda: func.stack_module_state([models[0], lib.nn.ReLU()]))
+
+
+@scenario
 def gradcheck(lib, see):
     check = lib.autograd.gradcheck
     x = numbers(lib, 3).requires_grad_()

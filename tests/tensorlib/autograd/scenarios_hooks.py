@@ -318,6 +318,17 @@ def saved_tensor_hooks_and_second_derivatives(lib, see):
 
 
 @scenario
+def saved_tensors_that_may_change(lib, see):
+    x = leaf(lib, 1.0, 2.0)
+    with lib.autograd.graph.allow_mutation_on_saved_tensors():
+        y = x * 2
+        z = y.exp() * y
+        y.mul_(10)
+        z.sum().backward()
+    see(x.grad)
+
+
+@scenario
 def anomaly_mode_switches(lib, see):
     see(lib.is_anomaly_enabled())
     with lib.autograd.detect_anomaly():
