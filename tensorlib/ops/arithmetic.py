@@ -463,7 +463,8 @@ def lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
     """`input + weight * (end - input)`; floating-point or complex tensors of one type."""
     expect_tensor("lerp", "end", end)
     a, b = input.array, end.array
-    _same_dtype("lerp", a, end=b)
+    if a.dtype != b.dtype:
+        _same_dtype("lerp", a, end=b)
     check_dtype("lerp", a, "fc", "floating point")
     if hasattr(weight, "array"):
         if TYPE_CHECKING:
@@ -488,16 +489,18 @@ def lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
     def backward_scalar(grad: Array) -> Grads:
         return times(grad, 1 - part), times(grad, part)
 
-    output = _lerped(a, b, np.asarray(weight).astype(wide(a).dtype))
-    return record(output, backward_scalar, input, end)
+    plain = a.dtype.char in "fd" and not isinstance(weight, complex)
+    w = weight if plain else np.asarray(weight).astype(wide(a).dtype)
+    return record(_lerped(a, b, w), backward_scalar, input, end)
 
 
-def _lerped(a: Array, b: Array, w: Array) -> Any:
+def _lerped(a: Array, b: Array, w: Any) -> Any:
     kind = a.dtype
-    a, b, w = wide(a), wide(b), wide(w)
+    if kind.char not in "fd":
+        a, b, w = wide(a), wide(b), wide(w)
     try:
         gap = b - a
-        if w.ndim:
+        if getattr(w, "ndim", 0):
             output = np.where(np.abs(w) < 0.5, a + w * gap, b - gap * (1 - w))
         else:
             output = a + w * gap if abs(w) < 0.5 else b - gap * (1 - w)
@@ -565,10 +568,13 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 
 
 def _three(where: str, *tensors: Any) -> tuple[Tensor, ...]:
     """Three tensors in their common type."""
-    for name, one in zip(("input", "tensor1", "tensor2"), tensors, strict=True):
-        expect_tensor(where, name, one)
-    kinds = {t.array.dtype for t in tensors}
-    if len(kinds) == 1:
+    try:
+        a, b, c = (t.array for t in tensors)
+    except AttributeError:
+        for name, one in zip(("input", "tensor1", "tensor2"), tensors, strict=True):
+            expect_tensor(where, name, one)
+        raise
+    if a.dtype == b.dtype == c.dtype:
         return tensors
-    common = common_dtype(*(t.array for t in tensors))
+    common = common_dtype(a, b, c)
     return tuple(astype(t, common) for t in tensors)
