@@ -32,15 +32,22 @@ PathLike = str | os.PathLike[str]
 
 
 def load(
-    f: PathLike | IO[bytes], map_location: MapLocation = None, *, weights_only: bool = True
+    f: PathLike | IO[bytes],
+    map_location: MapLocation = None,
+    *,
+    weights_only: bool | None = None,
+    mmap: bool | None = None,
 ) -> Any:
     """Read an object saved by `torch.save` or by `save`, without torch and without running code.
 
     Args:
         f: a path, or a binary file that can seek.
-        map_location: where the tensors go: a device, or a dict from saved to wanted device.
-            None keeps each tensor's own device.
-        weights_only: only True; arbitrary pickles can run arbitrary code and are refused.
+        map_location: where the tensors go: a device, a dict from saved to wanted device, or a
+            function of (storage, saved device) that gives the storage itself (the CPU), its
+            `cuda(i)`, or None. None keeps each tensor's own device.
+        weights_only: with False too only what cannot run code is read: tensors, numbers, text,
+            NumPy arrays and containers of these. Anything else is refused by name.
+        mmap: makes no difference: storages are read straight into their memory.
 
     Tensors that shared a storage share memory again; strides and offsets are kept.
 
@@ -49,15 +56,6 @@ def load(
         UnsafePickleError: the file names something outside the allow-list; the name is given.
         FileNotFoundError, IsADirectoryError: as `open`.
     """
-    if weights_only is not True:
-        raise ValueError(
-            f"load: weights_only={weights_only!r} would run code from the file; expected True."
-            " Hint: in torch, save a state_dict(), which needs none."
-        )
-    if callable(map_location):
-        raise TypeError(
-            "load: map_location is a function; expected None, a device or a dict of devices."
-        )
     if isinstance(f, str | os.PathLike):
         where = f"load {os.fspath(f)}"
         if os.path.isdir(f):
@@ -75,11 +73,12 @@ def load(
 
 
 def save(obj: object, f: PathLike | IO[bytes]) -> None:
-    """Write `obj` in torch's zip format; `torch.load(f, weights_only=True)` and `load` read it.
+    """Write `obj` in torch's zip format; `torch.load(f, weights_only=True)` and `load` read it
+    (what holds NumPy values only with `weights_only=False`).
 
     Args:
-        obj: tensors, numbers, text, bytes, None and dicts, lists, tuples, sets of these, such as
-            the state_dict() of a module or an optimizer.
+        obj: tensors, numbers, text, bytes, None, NumPy arrays and numbers, and dicts, lists,
+            tuples, sets of these, such as the state_dict() of a module or an optimizer.
         f: a path, written whole or not at all (temporary file, fsync, rename), or a binary file.
 
     Tensors that are views of one array share one storage, as in torch. The bytes depend only on

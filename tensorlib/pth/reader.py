@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MapLocation", "read"]
 
-MapLocation = Any  # None | str | tensorlib.device | dict[str, str]
+MapLocation = Any  # None | str | tensorlib.device | dict[str, str] | a function
 
 
 def read(file: IO[bytes], where: str, map_location: MapLocation) -> Any:
@@ -283,6 +283,9 @@ class _Storages:
         wanted = self.map_location
         if isinstance(wanted, dict):
             wanted = wanted.get(saved, saved)
+        elif callable(wanted):
+            found = wanted(_Place(), saved)
+            wanted = found.device if isinstance(found, _Place) else found
         target = saved if wanted is None else str(wanted)
         tensor = Tensor._wrap(array)
         if target != "cpu":
@@ -296,6 +299,21 @@ class _Storages:
         if requires_grad and array.dtype.kind not in "fcV":
             raise BadPickle(f"a tensor of {array.dtype} requires grad")
         return tensor.requires_grad_() if requires_grad else tensor
+
+
+class _Place:
+    """What a function given as `map_location` sees of a storage."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
+    def cpu(self) -> _Place:
+        """On the CPU."""
+        return _Place()
+
+    def cuda(self, index: Any = None) -> _Place:
+        """On a GPU."""
+        return _Place("cuda" if index is None else f"cuda:{index}")
 
 
 class _StorageType:

@@ -92,16 +92,15 @@ class _Pickler(pickle._Pickler):
         if kind in _ATOMS or isinstance(value, self.tensor | self.size | self.device | self.dtype):
             return
         if kind not in _CONTAINERS:
-            hint = (
-                " Hint: use float(value), int(value) or value.item()."
-                if isinstance(value, np.generic)
-                else " Hint: use tensorlib.from_numpy(array)."
-                if isinstance(value, np.ndarray)
-                else " Hint: save its state_dict()."
-            )
+            array = kind is np.ndarray or isinstance(value, np.generic)
+            if array and value.dtype.kind in "biufc" and value.dtype.itemsize <= 16:
+                return
+            what = f"{kind.__module__}.{kind.__qualname__}"
+            what += f" of dtype {value.dtype}" if array else ""
+            hint = " Hint: save its state_dict()." if hasattr(value, "state_dict") else ""
             raise SaveError(
-                f"save: {place} is a {kind.__module__}.{kind.__qualname__}; expected tensors,"
-                f" numbers, text and containers of these.{hint}"
+                f"save: {place} is a {what}; expected tensors, numbers, text and containers of"
+                f" these.{hint}"
             )
         if id(value) in seen:
             return
