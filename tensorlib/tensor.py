@@ -1,5 +1,5 @@
 """`Tensor`: an array, its gradient and its place on the tape. Its methods are aliases of the
-operations in `ops`.
+operations in `ops`; the file is as long as the table of them.
 
 NumPy's floating-point warnings are switched off in threads that compute with tensors: as in
 PyTorch, infinities and NaN
@@ -9,22 +9,18 @@ are values, not events.
 from __future__ import annotations
 
 import builtins
-import weakref
-from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from tensorlib import copying, dtypes, interop, printing, typed
-from tensorlib.autograd import engine, tape
-from tensorlib.autograd.tape import INFERENCE, Handle, mode, wrap
+from tensorlib.autograd import attributes, engine, tape
+from tensorlib.autograd.tape import INFERENCE, wrap
 from tensorlib.device import device as device_type
-from tensorlib.device import device_of, to_host
+from tensorlib.device import device_of
 from tensorlib.errors import (
     ArgumentError,
     AutogradError,
-    DTypeError,
-    InvalidValueError,
     ShapeError,
 )
 from tensorlib.ops import (
@@ -36,6 +32,7 @@ from tensorlib.ops import (
     decomposition,
     draws,
     elementwise,
+    exporting,
     extremes,
     householder,
     indexing,
@@ -73,6 +70,8 @@ def _as_class(tensor: Tensor, kind: Any) -> Any:
     made = object.__new__(kind)
     for name in ("array", "_requires_grad", "_node", "_grad", "_base", "_counter", "_extra"):
         setattr(made, name, getattr(tensor, name))
+    if tensor._base is not None:
+        made._seen, made._made = tensor._seen, tensor._made
     return made
 
 
@@ -205,32 +204,6 @@ class Tensor:
             raise AutogradError("requires_grad", f"must be a bool, not {type(value).__name__}")
         self.requires_grad_(value)
 
-    def requires_grad_(self, requires_grad: _bool = True) -> Tensor:
-        """Let gradients flow to this leaf, or no longer."""
-        if self._node is not None:
-            if not requires_grad:
-                raise AutogradError(
-                    "requires_grad_",
-                    "you can only change requires_grad flags of leaf variables",
-                    hint="use detach() to get a tensor without history",
-                )
-            return self
-        if requires_grad and self._counter is INFERENCE and not mode.inference:
-            raise AutogradError(
-                "requires_grad_",
-                "Setting requires_grad=True on inference tensor outside InferenceMode is not"
-                " allowed",
-                hint="clone() it first",
-            )
-        if requires_grad and self.array.dtype.kind not in "fcV":
-            raise DTypeError(
-                "requires_grad_",
-                f"only Tensors of floating point and complex dtype can require gradients, got "
-                f"{self.dtype}",
-            )
-        self._requires_grad = _bool(requires_grad)
-        return self
-
     @property
     def grad(self) -> Tensor | None:
         """The gradient that backward accumulated."""
@@ -238,27 +211,7 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        if value is not None:
-            if not isinstance(value, Tensor):
-                raise ArgumentError(
-                    "grad",
-                    f"assigned grad expected to be a Tensor or None but got {type(value).__name__}",
-                )
-            if value is self:
-                raise AutogradError("grad", "can't assign Variable as its own grad")
-            if value.array.shape != self.array.shape:
-                raise ShapeError(
-                    "grad",
-                    f"assigned grad has data of a different size: {value.array.shape}",
-                    f"{self.array.shape}",
-                )
-            if value.array.dtype != self.array.dtype:
-                raise DTypeError(
-                    "grad",
-                    f"assigned grad has data of a different type: {value.dtype}",
-                    f"{self.dtype}",
-                )
-        self._grad = value
+        attributes.set_grad(self, value)
 
     @grad.deleter
     def grad(self) -> None:
@@ -281,30 +234,16 @@ class Tensor:
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        if not isinstance(value, Tensor):
-            raise ArgumentError(
-                "data", f"Variable data has to be a tensor, but got {type(value).__name__}"
-            )
-        if self._requires_grad and value.array.dtype.kind not in "fcV":
-            raise AutogradError(
-                "data",
-                "data set to a tensor that requires gradients must be floating point or complex"
-                f" dtype, got {value.dtype}",
-            )
-        self.array = value.array
+        attributes.set_data(self, value)
 
     def detach(self) -> Tensor:
         """The same memory without history."""
         return shapes.unrecorded(self, self.array)
 
-    def detach_(self) -> Tensor:
-        """Cut the history of this tensor."""
-        if self._base is not None:
-            raise AutogradError(
-                "detach_", "can't detach views in-place", hint="use detach() instead"
-            )
-        self._node, self._requires_grad = None, False
-        return self
+    requires_grad_, detach_ = attributes.requires_grad_, attributes.detach_
+    _hooks = attributes.hooks
+    register_hook, retain_grad = attributes.register_hook, attributes.retain_grad
+    register_post_accumulate_grad_hook = attributes.register_post_accumulate_grad_hook
 
     # -- autograd ----------------------------------------------------------------------------------
 
@@ -318,55 +257,6 @@ class Tensor:
         """Add the gradients of this tensor to `.grad` of the leaves it was computed from."""
         engine.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
-    def _hooks(self, key: str) -> list[Any]:
-        if self._extra is None:
-            self._extra = {}
-        found: list[Any] = self._extra.setdefault(key, [])
-        return found
-
-    def register_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
-        """Call `hook(grad)` when this tensor's gradient is known; a Tensor it returns replaces the
-        gradient.
-        """
-        if not self.requires_grad:
-            raise AutogradError(
-                "register_hook", "cannot register a hook on a tensor that doesn't require gradient"
-            )
-        if self._node is None:
-            return Handle(self._hooks("hooks"), hook)
-        handle: Handle = self._node.register_tensor_hook(hook)
-        return handle
-
-    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
-        """Call `hook(tensor)` after this leaf's `.grad` was updated."""
-        if not self.requires_grad or self._node is not None:
-            raise AutogradError(
-                "register_post_accumulate_grad_hook",
-                "post accumulate grad hooks cannot be registered on non-leaf tensors",
-            )
-        return Handle(self._hooks("post_accumulate"), hook)
-
-    def retain_grad(self) -> None:
-        """Keep `.grad` of this non-leaf tensor too."""
-        if not self.requires_grad:
-            raise AutogradError(
-                "retain_grad", "can't retain_grad on Tensor that has requires_grad=False"
-            )
-        if self._node is None or (self._extra and self._extra.get("retained")):
-            return
-        if self._extra is None:
-            self._extra = {}
-        self._extra["retained"] = True
-        me = weakref.ref(self)
-
-        def keep(grad: Tensor) -> None:
-            tensor = me()
-            if tensor is not None:
-                tensor._grad = grad if tensor._grad is None else tensor._grad + grad
-
-        self._node.more("retain")
-        self._node.extra["retain"] = keep
-
     @property
     def retains_grad(self) -> _bool:
         """Whether `retain_grad` was called on this non-leaf tensor."""
@@ -374,108 +264,14 @@ class Tensor:
 
     # -- leaving tensorlib -------------------------------------------------------------------------
 
-    def numpy(self, *, force: _bool = False) -> Any:
-        """The array itself, sharing memory; `force` detaches and copies from a GPU. bfloat16, which
-        NumPy does not know, is refused (TypeError).
-        """
-        if self.array.dtype.kind == "V":
-            raise ArgumentError(
-                "numpy", "Got unsupported ScalarType BFloat16", hint="use tensor.float() first"
-            )
-        if force:
-            return to_host(self.array)
-        if self.requires_grad:
-            raise AutogradError(
-                "numpy",
-                "Can't call numpy() on Tensor that requires grad",
-                hint="use tensor.detach().numpy() instead",
-            )
-        if not isinstance(self.array, np.ndarray):
-            raise ArgumentError(
-                "numpy",
-                f"can't convert {self.device} device type tensor to numpy",
-                hint="use tensor.cpu() first",
-            )
-        return self.array
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        array = self.numpy()
-        if dtype is None or array.dtype == dtype:
-            return array.copy() if copy else array
-        return array.astype(dtype)
-
-    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: _bool = False) -> Any:
-        if array.dtype.kind == "b":
-            array = array.astype(np.uint8)  # as PyTorch does
-        return wrap(array)
-
+    numpy, item, tolist = exporting.numpy, exporting.item, exporting.tolist
+    __array__, __array_wrap__ = exporting.array, exporting.array_wrap
+    __bool__, __int__, __float__ = exporting.truth, exporting.integer, exporting.real
+    __complex__, __index__ = exporting.complex_number, exporting.index
+    __len__, __iter__ = exporting.length, exporting.iterator
+    __reversed__, __contains__ = exporting.reversed_, exporting.contains
+    __nonzero__, __long__ = __bool__, __int__
     __dlpack__, __dlpack_device__ = dlpack.exported, dlpack.exported_device
-
-    def item(self) -> Any:
-        """The only element as a Python number."""
-        if self.array.size != 1:
-            raise ShapeError(
-                "item",
-                f"a Tensor with {self.array.size} elements cannot be converted to Scalar, shape "
-                f"{self.array.shape}",
-            )
-        return self.array.item()
-
-    def tolist(self) -> Any:
-        """Nested lists of Python numbers."""
-        return self.array.tolist()
-
-    def __bool__(self) -> _bool:
-        if self.array.size != 1:
-            raise ShapeError(
-                "bool",
-                f"Boolean value of Tensor with "
-                f"{'no values' if not self.array.size else 'more than one value'} is ambiguous, "
-                f"shape {self.array.shape}",
-                hint="use .any() or .all()",
-            )
-        return _bool(self.array.item())
-
-    def __int__(self) -> _int:
-        return _int(self._number(real=True))
-
-    def __float__(self) -> _float:
-        return _float(self._number(real=True))
-
-    def __complex__(self) -> _complex:
-        return _complex(self._number())
-
-    def _number(self, *, real: _bool = False) -> Any:
-        if self.array.size != 1:
-            raise InvalidValueError(
-                "item",
-                "only one element tensors can be converted to Python scalars, shape "
-                f"{self.array.shape}",
-            )
-        value = self.array.item()
-        return dtypes.real_number(value) if real else value
-
-    def __index__(self) -> _int:
-        if self.array.dtype.kind not in "iub" or self.array.size != 1:
-            raise ArgumentError(
-                "index",
-                f"only integer tensors of a single element can be converted to an index, got "
-                f"{self.dtype}, shape {self.array.shape}",
-            )
-        return _int(self.array.item())
-
-    def __len__(self) -> _int:
-        if not self.array.ndim:
-            raise ArgumentError("len", "len() of a 0-d tensor")
-        return len(self.array)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if not self.array.ndim:
-            raise ArgumentError("iter", "iteration over a 0-d tensor")
-        return iter(shapes.unbind(self, 0))
-
-    def __reversed__(self) -> Tensor:
-        return shapes.flip(self, 0) if self.array.ndim else self
 
     def as_subclass(self, cls: Any) -> Any:
         """The same memory and history as a tensor of a subclass."""
@@ -483,14 +279,6 @@ class Tensor:
 
     def __delitem__(self, index: Any) -> None:
         raise ArgumentError("del", "Tensor does not support deleting items")
-
-    def __contains__(self, element: Any) -> _bool:
-        if not isinstance(element, Tensor | _int | _float | _complex | np.generic):
-            raise ShapeError(
-                "contains", f"only supports Tensor or scalar, but got {type(element).__name__}"
-            )
-        given = element.array if isinstance(element, Tensor) else element
-        return _bool((self.array == given).any())
 
     def __hash__(self) -> _int:
         return id(self)

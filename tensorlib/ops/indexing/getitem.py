@@ -324,7 +324,9 @@ def _index_strides(x: Any, output: Any, place: tuple[Any, ...]) -> list[tuple[in
     """Strides by which the source and the index arrays are walked, per dimension of `output`."""
     rest = x.ndim - sum(map(taken, place))
     steps: list[int] = []  # of the dimensions that stay
-    source, spots, arrays = 0, [], []
+    spots: list[int] = []
+    arrays: list[Any] = []
+    source = 0
     full = place if any(p is Ellipsis for p in place) else (*place, ...)
     kept = 0
     for item in full:
