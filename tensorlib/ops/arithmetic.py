@@ -405,6 +405,9 @@ def remainder(input: Tensor | Number, other: Tensor | Number) -> Tensor:
     if type(other) is int and other and getattr(input, "array", _NONE).dtype.char == "l":
         return wrap(input.array % other)  # type: ignore[union-attr]  # a Tensor
     x, y = pair(input, other, "remainder")
+    if x is not input and not hasattr(input, "array"):
+        made = _modulo(x, y, np.remainder, "floor", "remainder")
+        return underivable(made.array, y, name="remainder")
     return _modulo(x, y, np.remainder, "floor", "remainder")
 
 

@@ -117,8 +117,8 @@ def _pow_scalar(input: Tensor, exponent: Any) -> Tensor:
 
 def _raised(x: Any, exponent: Any) -> Any:
     """`x ** exponent` of an array, or of what stands for one in a second derivative."""
-    if x.dtype.char in "eE":
-        return (x.astype(np.float32) ** exponent).astype(x.dtype)
+    if isinstance(x, np.ndarray):
+        return _power(wide(x), exponent).astype(x.dtype, copy=False)
     return x**exponent
 
 

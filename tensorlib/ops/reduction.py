@@ -155,6 +155,8 @@ def prod(
     axis = axis if x.ndim else None
 
     def backward(grad: Array) -> Grads:
+        if axis is None and np.count_nonzero(x) < x.size - 1:  # two zeros
+            return (np.zeros_like(x),)
         rows = x.reshape(-1) if axis is None else np.moveaxis(x, axis, -1)
         ones = np.ones_like(rows[..., :1])
         before = np.cumprod(np.concatenate([ones, rows[..., :-1]], -1), -1)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import dtypes
-from tensorlib.errors import DTypeError
+from tensorlib.autograd.tape import needs_grad
+from tensorlib.errors import AutogradError, DTypeError
 from tensorlib.ops._common import (
     Array,
     Grads,
@@ -99,7 +100,7 @@ def abs(input: Tensor) -> Tensor:
         if x.dtype.kind == "c":
             size = np.abs(x)
             return (grad * np.where(size == 0, 0, x / np.where(size == 0, 1, size)),)
-        return (grad * np.sign(x),)
+        return (np.where(x > 0, grad, np.where(x < 0, -grad, 0)),)  # NaN passes nothing
 
     return record(np.abs(x), backward, input)
 
@@ -221,6 +222,11 @@ def nan_to_num(
     x = input.array
     if x.dtype.kind in "iub":
         return wrap(x.copy())
+
+    if x.dtype.kind == "c" and needs_grad(input):
+        raise AutogradError(
+            "nan_to_num", "does not support automatic differentiation for complex tensors"
+        )
 
     def backward(grad: Array) -> Grads:
         return (grad * np.isfinite(x),)

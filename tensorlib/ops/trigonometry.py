@@ -162,7 +162,8 @@ def atan2(input: Tensor, other: Tensor) -> Tensor:
 
     def backward(grad: Array) -> Grads:
         square = x * x + y * y
-        return grad * (x / square), grad * (-y / square)
+        inverse = np.where(square == 0, 0, 1 / square)
+        return grad * (x * inverse), grad * (-y * inverse)
 
     return record(output, backward, input, other)
 
