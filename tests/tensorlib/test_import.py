@@ -1,14 +1,21 @@
 """`import tensorlib` is light."""
 
+import os
 import subprocess
 import sys
 
 HEAVY = ("cupy", "ray", "mlflow", "pandas", "PIL", "torch")
 
 
-def run(code):
+def run(code, **environment):
+    env = {**os.environ, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=env,
     )
     return done.stdout.strip()
 
@@ -18,9 +25,8 @@ def test_import_pulls_in_nothing_heavy():
     assert found == "[]"
 
 
-def test_import_takes_under_300_ms_beyond_numpy():
-    code = (
-        "import time, numpy; start = time.perf_counter(); import tensorlib; "
-        "print(time.perf_counter() - start)"
-    )
-    assert min(float(run(code)) for _ in range(5)) < 0.3
+def test_import_takes_under_300_ms(tmp_path):
+    """Of processor time, NumPy's included, once the bytecode is there as an installation has it."""
+    code = "import time; import tensorlib; print(time.process_time())"
+    cache = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(run(code, **cache)) for _ in range(4)) < 0.3
