@@ -15,6 +15,8 @@ from tensorlib.ops._common import (
     Array,
     Grads,
     broadcast_shapes,
+    check_dtype,
+    conjugate,
     dim_index,
     expect_tensor,
     named,
@@ -31,10 +33,6 @@ if TYPE_CHECKING:
 
 def _mT(a: Any) -> Any:
     return np.swapaxes(a, -1, -2)
-
-
-def _conj(a: Any) -> Any:
-    return np.conj(a) if a.dtype.kind == "c" else a  # of real arrays it would be a copy
 
 
 def same_dtype(where: str, a: Array, b: Array) -> None:
@@ -91,8 +89,8 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     if m == 1 and n == 1:
 
         def backward_dot(grad: Array) -> Grads:
-            left = None if b is None else grad * _conj(b)
-            return left, None if a is None else grad * _conj(a)
+            left = None if b is None else grad * conjugate(b)
+            return left, None if a is None else grad * conjugate(a)
 
         return record(output, backward_dot, input, other)
 
@@ -100,24 +98,24 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         left = right = None
         if m == 1:
             if b is not None:
-                left = (grad[..., None, :] @ _conj(_mT(b)))[..., 0, :]
+                left = (grad[..., None, :] @ conjugate(_mT(b)))[..., 0, :]
             if a is not None:
-                right = _conj(a)[:, None] * grad[..., None, :]
+                right = conjugate(a)[:, None] * grad[..., None, :]
         elif n == 1:
             if b is not None:
-                left = grad[..., None] * _conj(b)
+                left = grad[..., None] * conjugate(b)
             if a is not None:
-                right = (_conj(_mT(a)) @ grad[..., None])[..., 0]
+                right = (conjugate(_mT(a)) @ grad[..., None])[..., 0]
         else:
             if b is not None:
-                left = grad @ _conj(_mT(b))
+                left = grad @ conjugate(_mT(b))
             if a is not None:
                 if n == 2 and m > 2:
                     # one product instead of a batch of them that is then summed
                     rows = (math.prod(a.shape[:-1]), a.shape[-1])
-                    right = _conj(a.reshape(rows).T) @ grad.reshape((rows[0], grad.shape[-1]))
+                    right = conjugate(a.reshape(rows).T) @ grad.reshape((rows[0], grad.shape[-1]))
                 else:
-                    right = _conj(_mT(a)) @ grad
+                    right = conjugate(_mT(a)) @ grad
         return left, right
 
     return record(output, backward, input, other)
@@ -349,11 +347,11 @@ def _add_product(
     def backward(grad: Array) -> Grads:
         back = grad if alpha == 1 else grad * weight
         if b.ndim == 1:
-            left = back[:, None] * _conj(b)
-            right = _conj(a.T) @ back
+            left = back[:, None] * conjugate(b)
+            right = conjugate(a.T) @ back
         else:
-            left = back @ _conj(_mT(b))
-            right = _conj(_mT(a)) @ back
+            left = back @ conjugate(_mT(b))
+            right = conjugate(_mT(a)) @ back
         return grad if beta == 1 else grad * scale, left, right
 
     backward.__qualname__ = where
@@ -411,16 +409,16 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: An
 
     def backward(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
-        left = None if w is None else (rows @ _conj(w)).reshape(shape)
-        right = None if x is None else rows.T @ _conj(x.reshape(columns))
+        left = None if w is None else (rows @ conjugate(w)).reshape(shape)
+        right = None if x is None else rows.T @ conjugate(x.reshape(columns))
         if bias_ndim != 1 or half:  # the engine sums, half precision in single
             return left, right, grad if bias_ndim != 1 else rows
         return left, right, np.add.reduce(rows, 0)
 
     def backward_plain(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
-        left = None if w is None else (rows @ _conj(w)).reshape(shape)
-        return left, None if x is None else rows.T @ _conj(x.reshape(columns))
+        left = None if w is None else (rows @ conjugate(w)).reshape(shape)
+        return left, None if x is None else rows.T @ conjugate(x.reshape(columns))
 
     if bias is None:
         return record(output, backward_plain, input, weight)
