@@ -190,12 +190,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """Sums of products along `dim`, the first factor conjugated."""
     expect_tensor("linalg.vecdot", "y", y)
     for one in (x.array, y.array):
-        if one.dtype.kind not in "fcV":
-            raise DTypeError(
-                "linalg.vecdot",
-                f"Expected a floating point or complex tensor as input. Got {dtypes.of(one.dtype)}",
-                hint="use .float()",
-            )
+        check_dtype("linalg.vecdot", one, "fcV", "a floating point or complex tensor")
     if not x.array.ndim or not y.array.ndim:
         dim_index(dim, 0, "linalg.vecdot")
         return elementwise.mul(elementwise.conj(x), y)
