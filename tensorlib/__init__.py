@@ -311,6 +311,7 @@ from tensorlib.ops.lu import legacy_lu_solve as lu_solve
 from tensorlib.ops.lu import lu_unpack
 from tensorlib.ops.matrix_functions import det, logdet, matrix_exp, matrix_power, vander
 from tensorlib.ops.matrix_functions import legacy_slogdet as slogdet
+from tensorlib.ops.names import takes_numpy_names, with_dim
 from tensorlib.ops.norm import (
     cdist,
     dist,
@@ -709,6 +710,13 @@ _METHODS = frozenset(
         "xlogy_",
     ]
 )
+
+
+for _name, _value in list(globals().items()):
+    if _name[0] != "_" and with_dim(_value):  # axis= for dim=, as Tensor methods take it
+        _value = takes_numpy_names(_value)
+        _value.__module__, _value.__qualname__ = "tensorlib", _name
+        globals()[_name] = _value
 
 
 def __getattr__(name: str) -> Any:

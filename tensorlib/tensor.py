@@ -55,6 +55,7 @@ from tensorlib.ops import lu as triangular
 from tensorlib.ops import norm as norms
 from tensorlib.ops import shape as shapes
 from tensorlib.ops.inplace import inplace as _inplace
+from tensorlib.ops.names import takes_numpy_names, with_dim
 from tensorlib.ops.out import direct
 from tensorlib.size import Size, size_of_shape
 from tensorlib.utils import dlpack
@@ -647,7 +648,10 @@ def _matrices(where: str, tensor: Tensor) -> None:
         )
 
 
-for _name, _value in list(vars(Tensor).items()):  # methods have no out=
-    if direct(_value) is not _value:
-        setattr(Tensor, _name, direct(_value))
+for _name, _value in list(vars(Tensor).items()):  # methods have no out=, and NumPy's names
+    _plain = direct(_value)
+    if with_dim(_plain):
+        _plain = takes_numpy_names(_plain)
+    if _plain is not _value:
+        setattr(Tensor, _name, _plain)
 tape._Tensor = Tensor

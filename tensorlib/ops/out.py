@@ -17,6 +17,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.autograd.tape import bump, mode, needs_grad
 from tensorlib.errors import ArgumentError, AutogradError, DTypeError, ShapeError
+from tensorlib.ops.names import renamed
 from tensorlib.ops.strides import partly_overlap
 
 __all__ = ["direct", "expect_distinct", "takes_distinct_out", "takes_exact_out", "takes_out"]
@@ -64,6 +65,12 @@ def _decorated(function: F, exact: bool, distinct: bool = False) -> F:
             except AttributeError:
                 _refuse_others(function, args, kwargs)
                 raise
+            except TypeError:
+                again = renamed(function, kwargs)
+                if again is None:
+                    raise
+            return function(*args, **again)
+        kwargs = renamed(function, kwargs) or kwargs
         return _into(out, function, exact, args, kwargs, distinct)
 
     plain = inspect.signature(function)

@@ -136,3 +136,23 @@ def test_refused(call: Callable[[], Any], kind: type[Exception], text: str) -> N
 def test_an_expanded_tensor_is_not_changed_in_place() -> None:
     with pytest.raises(RuntimeError, match="single memory location"):
         tl.ones(1).expand(3).add_(1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.sum(axis=0, keepdims=True),
+        lambda x: tl.sum(x, axis=0, keepdims=True),
+        lambda x: tl.sum(x, axis=0, keepdims=True, out=tl.empty(0)),
+        lambda x: tl.unsqueeze(x[0] + x[1], axis=0),
+        lambda x: tl.add(a=x[:1], x2=x[1:]),
+    ],
+)
+def test_numpys_names_of_arguments(call: Callable[[Any], Any]) -> None:
+    assert call(tl.tensor([[1.0, 2.0], [3.0, 5.0]])).tolist() == [[4.0, 7.0]]
+
+
+def test_other_names_are_refused() -> None:
+    for call in (lambda: tl.ones(2).sum(axes=0), lambda: tl.sum(tl.ones(2), axes=0)):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'axes'"):
+            call()
