@@ -147,7 +147,7 @@ def pack_padded_sequence(
         raise ShapeError(where, f"'lengths' has shape {counts.shape}", "a 1D tensor or list")
     order = None
     if not enforce_sorted:
-        order = np.argsort(-counts, kind="stable")
+        order = tensorlib.argsort(wrap(counts), descending=True).array  # torch's order of equals
         counts = counts[order]
         input = input.index_select(0 if batch_first else 1, wrap(order))
     shape = input.array.shape

@@ -22,6 +22,9 @@ CASES = {
     "sorted": lambda t, r: r.pack_padded_sequence(steps(t), [4, 2, 1]),
     "shorter": lambda t, r: r.pack_padded_sequence(steps(t), t.tensor([3, 3, 1])),
     "unsorted": lambda t, r: r.pack_padded_sequence(steps(t), [2, 4, 1], enforce_sorted=False),
+    "many equal lengths": lambda t, r: r.pack_padded_sequence(
+        t.arange(80.0).reshape(2, 40), [1, 2] * 20, enforce_sorted=False
+    ),
     "equal lengths": lambda t, r: r.pack_padded_sequence(steps(t), [2, 3, 2], enforce_sorted=False),
     "batch first": lambda t, r: r.pack_padded_sequence(
         steps(t).transpose(0, 1), [2, 4, 1], batch_first=True, enforce_sorted=False
