@@ -16,6 +16,7 @@ from tensorlib.autograd.nodes import sequence
 from tensorlib.autograd.saved import changes, owner_of
 from tensorlib.device import address
 from tensorlib.errors import AutogradError, ShapeError, UnsupportedError
+from tensorlib.ops.strides import strided
 
 Grads = tuple[Any, ...]
 _CLONE = "do it under tensorlib.no_grad(), or on a copy (clone())"
@@ -240,9 +241,16 @@ class _Place:
         if self.dtype.itemsize != own:  # a complex tensor read as real numbers, or the reverse
             kind = self.dtype
             flat = flat.view(kind)
-        steps = [round(s * ratio) for s in self.strides]
-        start = round(self.offset * ratio) // flat.dtype.itemsize
-        return np.lib.stride_tricks.as_strided(flat[start:], self.shape, steps)
+        steps = tuple(round(s * ratio) for s in self.strides)
+        try:
+            return strided(flat, self.shape, steps, round(self.offset * ratio), kind)
+        except (ValueError, TypeError):
+            raise AutogradError(
+                "view",
+                f"a view of shape {self.shape} reaches beyond its base, which was given the shape"
+                f" {self.base_shape} in place",
+                hint="take the view anew",
+            ) from None
 
     def within(self, grad: Any) -> tuple[Any, Any]:
         """A copy of `grad`, which has the base's shape, and the view's region of it."""

@@ -319,3 +319,12 @@ def test_a_mapped_file_is_written_through(tmp_path: Path) -> None:
     assert private.tolist() == [9, 7, 2, 3]  # its own page only where it was written
     with pytest.raises(RuntimeError, match="bytes"):
         tl.from_file(str(path), size=99)
+
+
+def test_a_view_beyond_its_shrunk_base_is_found_in_backward() -> None:
+    x = tl.arange(10.0).requires_grad_()
+    y = x * 1
+    v = y[5:]
+    y.as_strided_((2,), (1,))
+    with pytest.raises(RuntimeError, match="beyond its base"):
+        tl.autograd.grad((v * 2).sum(), x)
