@@ -7,12 +7,9 @@ from tensorlib.ops._common import (
 )
 from tensorlib.ops.arithmetic import (
     add,
-    addcdiv,
-    addcmul,
     div,
     floor_divide,
     fmod,
-    lerp,
     mul,
     neg,
     positive,
@@ -62,6 +59,7 @@ from tensorlib.ops.complex import (
     resolve_conj,
     resolve_neg,
 )
+from tensorlib.ops.fused import addcdiv, addcmul, lerp
 from tensorlib.ops.logical import (
     bitwise_and,
     bitwise_left_shift,
