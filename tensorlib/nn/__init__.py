@@ -217,6 +217,8 @@ from tensorlib.nn.upsampling import (
     UpsamplingNearest2d,
 )
 
+from tensorlib.nn import modules  # isort: skip  # last: it names what is above
+
 __all__ = [
     "CELU",
     "ELU",
@@ -388,6 +390,7 @@ __all__ = [
     "attention",
     "functional",
     "init",
+    "modules",
     "parallel",
     "utils",
 ]

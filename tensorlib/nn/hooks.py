@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tensorlib import creation
@@ -274,6 +275,15 @@ class HookMethods:
             self.__dict__["_hooks"] = Hooks()
         hooks: Hooks = self.__dict__["_hooks"]
         return hooks
+
+    def _shown(self, kind: str) -> MappingProxyType[int, Callable[..., Any]]:
+        entries = getattr(self._hooks, kind).entries if self._hooks is not None else []
+        return MappingProxyType({i: entry.hook for i, entry in enumerate(entries)})
+
+    # tutorials print these and count them; a hook is taken away by its handle
+    _forward_pre_hooks = property(lambda self: self._shown("before"))
+    _forward_hooks = property(lambda self: self._shown("after"))
+    _backward_hooks = property(lambda self: self._shown("backward"))
 
     def _before_hooks(self, kind: Any) -> list[Any]:
         """The forward pre-hooks that are of this class."""

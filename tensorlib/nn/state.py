@@ -43,7 +43,7 @@ class IncompatibleKeys(_IncompatibleKeys):
     def __repr__(self) -> str:
         if not self.missing_keys and not self.unexpected_keys:
             return "<All keys matched successfully>"
-        return super().__repr__()
+        return f"_{super().__repr__()}"  # PyTorch's name of this class has the underscore
 
     __str__ = __repr__
 

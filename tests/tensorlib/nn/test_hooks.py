@@ -273,3 +273,16 @@ def test_refusals_are_torchs(act, error, words):
 def test_the_old_backward_hook_is_refused():
     with pytest.raises(UnsupportedError, match="register_full_backward_hook"):
         nn.ReLU().register_backward_hook(print)
+
+
+def test_hooks_can_be_counted_but_not_changed():
+    layer = nn.Linear(1, 1)
+    assert len(layer._forward_hooks) == len(layer._forward_pre_hooks) == 0
+    handle = layer.register_forward_hook(print)
+    layer.register_full_backward_hook(len)
+    assert list(layer._forward_hooks.values()) == [print]
+    assert list(layer._backward_hooks.values()) == [len]
+    with pytest.raises(AttributeError):
+        layer._forward_hooks.clear()
+    handle.remove()
+    assert len(layer._forward_hooks) == 0
