@@ -352,8 +352,9 @@ def _describe(module: Any, keys: IncompatibleKeys, problems: list[str], strict: 
 
     text = f"load_state_dict: the state dict does not fit {type(module).__name__}:"
     if strict:
-        text += block("missing", keys.missing_keys) + block("unexpected", keys.unexpected_keys)
-    text += block("wrong shape or type", problems)
+        text += block("Missing key(s) in state_dict", keys.missing_keys)
+        text += block("Unexpected key(s) in state_dict", keys.unexpected_keys)
+    text += block("size mismatch or wrong type", problems)
     if strict and not problems:
         return text + "\nHint: strict=False loads what matches and returns the other names."
     return text + "\nHint: build the model with the sizes the file was saved with."

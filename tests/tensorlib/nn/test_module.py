@@ -198,8 +198,8 @@ def test_all_problems_are_listed_at_once():
     message = str(caught.value)
     assert isinstance(caught.value, RuntimeError)
     for words in (
-        "missing (2):\n    scale\n    rest.1.bias",
-        "unexpected (1):\n    extra.weight",
+        "Missing key(s) in state_dict (2):\n    scale\n    rest.1.bias",
+        "Unexpected key(s) in state_dict (1):\n    extra.weight",
         "first.weight: (9, 9) in the state dict, (3, 2) in the model",
         "count: a str, expected a tensor",
     ):
