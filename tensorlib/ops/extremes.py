@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import return_types
+from tensorlib.autograd.tape import as_array
 from tensorlib.errors import DimensionError
 from tensorlib.ops import elementwise
 from tensorlib.ops._common import (
@@ -82,7 +83,7 @@ def _all_extremum(input: Tensor, larger: bool, where: str) -> Tensor:
 
 def shared_by_equals(x: Array, chosen: Any, where: str) -> tuple[Array, Callable[..., Grads]]:
     """An element of `x` as output, and the gradient that all elements equal to it share."""
-    output = np.asarray(chosen)
+    output = as_array(chosen)
 
     def backward(grad: Array) -> Grads:
         equal = np.isnan(x) if (output != output).any() else x == output
@@ -140,11 +141,11 @@ def _amx(input: Tensor, dim: Any, keepdim: bool, function: np.ufunc, where: str)
     for one in axis or ():
         expect_elements(where, x, one)
     check_dtype(where, x, "biuf", "a type with an order")
-    output = np.asarray(function.reduce(x, axis=axis, keepdims=keepdim))
+    output = as_array(function.reduce(x, axis=axis, keepdims=keepdim))
 
     def backward(grad: Array) -> Grads:
         equal = x == widen(output, axis, keepdim)
-        count = np.asarray(equal.sum(axis=axis, keepdims=True), grad.dtype)
+        count = equal.sum(axis=axis, keepdims=True).astype(grad.dtype)
         return (equal * (widen(grad, axis, keepdim) / count),)
 
     backward.__qualname__ = where
@@ -190,7 +191,7 @@ def _arg(
                 where,
                 f"Expected reduction dim to be specified for an empty tensor, shape {x.shape}",
             )
-        found = np.asarray(function(x))
+        found = as_array(function(x))
         return wrap(found.reshape((1,) * x.ndim) if keepdim else found)
     if x.ndim == 0:
         return wrap(np.zeros((), np.int64))

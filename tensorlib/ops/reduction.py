@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import dtypes
+from tensorlib.autograd.tape import as_array
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.ops import elementwise
 from tensorlib.ops._common import (
@@ -308,14 +309,14 @@ def _truth(input: Tensor, dim: Any, keepdim: bool, function: np.ufunc, where: st
     axis: Any = () if isinstance(dim, list | tuple) and not dim else None
     if axis is None:
         axis = reducer_dims(dim, x.ndim, where)
-    result = np.asarray(function.reduce(x, axis, keepdims=keepdim, dtype=bool))
+    result = as_array(function.reduce(x, axis, keepdims=keepdim, dtype=bool))
     return wrap(result.astype(np.uint8) if x.dtype.char == "B" else result)
 
 
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     """How many elements are nonzero."""
     axis = reducer_dims(dim, input.array.ndim, "count_nonzero")
-    return wrap(np.asarray(np.count_nonzero(input.array, axis=axis), np.int64))
+    return wrap(as_array(np.count_nonzero(input.array, axis=axis)))
 
 
 # -- others ----------------------------------------------------------------------------------------
@@ -331,7 +332,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
         raise InvalidReduction("logsumexp", "no dim given", "one or several")
     axis = reducer_dims(dim, x.ndim, "logsumexp")
     top = np.maximum.reduce(wide(x.real), axis, keepdims=True, initial=-np.inf)
-    top = np.asarray(top).astype(x.real.dtype)
+    top = as_array(top).astype(x.real.dtype)
     top[~np.isfinite(top)] = 0
     output = np.log(summed(np.exp(x - top), axis, True)) + top
     if not keepdim and x.ndim:
