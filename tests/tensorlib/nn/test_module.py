@@ -214,7 +214,7 @@ def test_not_strict():
     assert net.scale.item() == 3
     assert "first.weight" in result.missing_keys
     assert result.unexpected_keys == ["new"]
-    with pytest.raises(StateDictError, match="wrong shape"):
+    with pytest.raises(StateDictError, match="size mismatch"):
         net.load_state_dict({"scale": np.ones((2, 2))}, strict=False)
 
 
