@@ -78,6 +78,8 @@ def set_data(self: Tensor, value: Tensor) -> None:
             f" dtype, got {value.dtype}",
         )
     self.array, self._base = value.array, None
+    if self._counter is not INFERENCE:  # it knows the owner of the old memory
+        self._counter = [self._counter[0]]
     memory = storage_of(value)
     if self._extra is not None or memory is not value.array:
         self._extra = {**(self._extra or {}), "memory": memory}
@@ -107,6 +109,8 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Any]) -> Handle:
         raise AutogradError(
             "register_hook", "cannot register a hook on a tensor that doesn't require gradient"
         )
+    if self._base is not None:
+        self._sync()
     if self._node is None:
         return Handle(hooks(self, "hooks"), hook)
     handle: Handle = self._node.register_tensor_hook(hook)
@@ -131,6 +135,8 @@ def retain_grad(self: Tensor) -> None:
         )
     if self._node is None or (self._extra and self._extra.get("retained")):
         return
+    if self._base is not None:
+        self._sync()
     if self._extra is None:
         self._extra = {}
     self._extra["retained"] = True

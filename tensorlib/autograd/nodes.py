@@ -18,6 +18,10 @@ _ndarray = np.ndarray
 sequence = itertools.count()  # in it nodes and changes of memory are ordered
 
 
+# The history of a change through a view; PyTorch frees it, though it keeps no values.
+COPY_SLICES = "torch::autograd::CopySlices"
+
+
 class Node:
     """One recorded operation; `tensor.grad_fn`."""
 
@@ -105,7 +109,7 @@ class Node:
     def free(self) -> None:
         """Drop what backward kept; a step that kept nothing can run again, as in PyTorch."""
         function = self.backward
-        if function is None or not keeps_values(function):
+        if function is None or not (self.label == COPY_SLICES or keeps_values(function)):
             return
         if self.label is None:
             self.label = getattr(function, "__qualname__", type(function).__name__)

@@ -117,7 +117,10 @@ def settle_inplace(node: Any, tensor: Any, result: Any, others: tuple[Any, ...])
     """
     target, output = tensor.array, result.array
     held = [a for form in _forms(node) for _, a in captured_arrays(form)]
-    shared = any(getattr(o, "_counter", None) is tensor._counter for o in others)
+    # where `tensor` wants no gradient, only its own old values are kept
+    shared = tape.wants(tensor) and any(
+        getattr(o, "_counter", None) is tensor._counter for o in others
+    )
     if shared:
         return
     old = any(_shares(a, target) for a in held)

@@ -226,7 +226,11 @@ def named(result: Tensor, label: str) -> Tensor:
 
 def wants(tensor: Any) -> bool:
     """Whether a gradient flows to `tensor`, so that its operation keeps what that takes."""
-    return tensor._requires_grad if tensor._base is None else tensor._sync()  # type: ignore[no-any-return]
+    if not mode.grad:
+        return False
+    if tensor._base is not None:
+        tensor._sync()
+    return tensor._requires_grad  # type: ignore[no-any-return]
 
 
 def _describe(tensor: Any) -> tuple[Any, ...]:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from tensorlib.autograd import tape
-from tensorlib.autograd.nodes import sequence
+from tensorlib.autograd.nodes import COPY_SLICES, sequence
 from tensorlib.autograd.saved import changes, owner_of
 from tensorlib.device import address
 from tensorlib.errors import AutogradError, ShapeError, UnsupportedError
-from tensorlib.ops.strides import strided
+from tensorlib.ops.strides import partly_overlap, strided
 
 Grads = tuple[Any, ...]
 _CLONE = "do it under tensorlib.no_grad(), or on a copy (clone())"
@@ -52,16 +52,18 @@ def check_inplace(tensor: Any, where: str) -> None:
     if not mode.grad:
         return
     base = tensor._base
-    if base is not None and tensor._sync():
+    wanted = tensor._requires_grad or (base is not None and base._requires_grad)
+    if base is not None and wanted:
         check_view(tensor, where)
-        if base._node is None and base._requires_grad:
+        if base._node is None:
             raise AutogradError(
                 where,
                 "a view of a leaf Variable that requires grad is being used in an in-place"
                 f" operation, shape {tuple(tensor.array.shape)}",
                 hint=_CLONE,
             )
-    if tensor._requires_grad and tensor._node is None:
+    # as in PyTorch also a view whose base has just got its history, until the view is used
+    if wanted and tensor._node is None:
         raise AutogradError(
             where,
             "a leaf Variable that requires grad is being used in an in-place operation, shape"
@@ -108,13 +110,7 @@ def check_memory(tensor: Any, where: str, *others: Any) -> None:
         source = getattr(other, "array", None)
         if source is None or other._counter is not tensor._counter or source is array:
             continue
-        if (
-            address(source) == address(array)
-            and source.strides == array.strides
-            and source.shape == array.shape
-        ):
-            continue
-        if np.may_share_memory(array, source) and np.shares_memory(array, source):
+        if partly_overlap(array, source):
             raise ShapeError(
                 where,
                 "unsupported operation: some elements of the input tensor and the written-to tensor"
@@ -144,7 +140,7 @@ def rebase(tensor: Any, backward: Any, inputs: list[Any], label: str) -> None:
     it on to its base.
     """
     node = tape.Node(backward, inputs)
-    node.label = "torch::autograd::CopySlices" if label == "CopySlices" else label
+    node.label = COPY_SLICES if label == "CopySlices" else label
     attach(tensor, node)
 
 
@@ -177,7 +173,7 @@ def attach(tensor: Any, node: Any) -> None:
         return buffer, inner
 
     new = tape.Node(copy_slices, [before, written], smooth)
-    new.label = "torch::autograd::CopySlices"
+    new.label = COPY_SLICES
     _put(base, new)
     view._seen = -1
     sync_view(view)
@@ -222,13 +218,13 @@ class _Place:
     """Where a view lies within its base, known by shapes and strides alone."""
 
     def __init__(self, array: Any, base: Any) -> None:
-        self.shape, self.strides, self.dtype = array.shape, array.strides, array.dtype
-        self.base_shape, self.base_strides, self.base_dtype = base.shape, base.strides, base.dtype
+        self.shape, self.steps, self.dtype = array.shape, array.strides, array.dtype
+        self.base_shape, self.base_steps, self.base_dtype = base.shape, base.strides, base.dtype
         self.offset = address(array) - address(base) if array.size else 0
 
     def _flat(self, like: Any, kind: Any, item: int) -> tuple[Any, Any]:
         """Zeroed memory laid out like the base's, and a view of it with the base's shape."""
-        steps = [s // self.base_dtype.itemsize * item for s in self.base_strides]
+        steps = [s // self.base_dtype.itemsize * item for s in self.base_steps]
         reach = sum((n - 1) * s for n, s in zip(self.base_shape, steps, strict=True))
         count = 1 + reach // item if 0 not in self.base_shape else 0
         flat = np.zeros_like(like, kind, shape=(count,))
@@ -241,7 +237,7 @@ class _Place:
         if self.dtype.itemsize != own:  # a complex tensor read as real numbers, or the reverse
             kind = self.dtype
             flat = flat.view(kind)
-        steps = tuple(round(s * ratio) for s in self.strides)
+        steps = tuple(round(s * ratio) for s in self.steps)
         try:
             return strided(flat, self.shape, steps, round(self.offset * ratio), kind)
         except (ValueError, TypeError):
@@ -273,7 +269,7 @@ class _Place:
     def _overlaps(self) -> bool:
         """Whether two of the view's elements may be one in memory."""
         reach = 0
-        steps = sorted((s, n) for s, n in zip(self.strides, self.shape, strict=True) if n > 1)
+        steps = sorted((s, n) for s, n in zip(self.steps, self.shape, strict=True) if n > 1)
         for step, count in steps:
             if step <= reach:
                 return True

@@ -31,6 +31,8 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
     if not basic and any(type(item) is int for item in place):
         first, place = stages(place)
         input = viewed(input, first)
+    if basic and input._base is not None and index is not Ellipsis:
+        input, place = viewed(input, place), (Ellipsis,)  # the part has a history of its own
     x = input.array
     if not basic:
         place = joined(place, x.ndim)
@@ -52,9 +54,10 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
     )
     described = []
     if recording:
+        tape.check_view(input, "setitem")
         described = [tape._describe(input)] + ([tape._describe(given)] if given is not None else [])
     try:
-        if given is not None and basic and partly_overlap(x[place], target):
+        if given is not None and basic and _overlap(x[place], target):
             raise ShapeError(
                 "setitem",
                 "unsupported operation: some elements of the input tensor and the written-to "
@@ -78,6 +81,15 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
             return (rest, grad[place]) if given is not None else (rest,)
 
         tape.rebase(input, setitem, described, "CopySlices" if basic else "IndexPutBackward0")
+
+
+def _overlap(part: Any, target: Any) -> bool:
+    """Whether PyTorch refuses the copy: it looks at memory after the value was expanded."""
+    if part.size == target.size:  # the same memory, whatever dims of size 1 there are
+        part, target = part.squeeze(), target.squeeze()
+    elif part.shape != target.shape:
+        target = np.broadcast_to(target, part.shape)
+    return partly_overlap(part, target)
 
 
 def _fitting(x: Any, value: Tensor, place: tuple[Any, ...], basic: bool) -> Tensor:
