@@ -65,7 +65,7 @@ def test_stop_saves_and_resume_ends_with_the_same_bits(
 ) -> None:
     command = start(home, "run", DIGITS, "--run-id", "stopped", "--json")
     run_dir = home / "stopped"
-    wait_for("step 60", lambda: logged_steps(run_dir) >= 60)
+    wait_for("step 10", lambda: logged_steps(run_dir) >= 10)  # `stop` takes seconds to start
     assert cli(home, "stop", "stopped").returncode == 0
     done = command.finish(60)
     assert done.returncode == 130, done.stderr
