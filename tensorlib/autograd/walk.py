@@ -65,6 +65,7 @@ def run(
         call, plus = double.call, double.plus
     if anomaly.state.on:
         call = anomaly.watched(call)
+    plain = call is _call and targets is None
     pending: dict[Node, Any] = {}
     leaves: dict[int, list[Any]] = {}
     owned: set[Any] = set()
@@ -87,6 +88,10 @@ def run(
             return
         key = id(edge)
         if targets is not None and key not in targets:
+            return
+        if uses[key] == 1:
+            if gradient is not None:
+                finish(edge, gradient, False)
             return
         entry = leaves.get(key)
         if entry is None:
@@ -134,7 +139,24 @@ def run(
         while heap:
             _, node = heapq.heappop(heap)
             gradient = pending.pop(node)
-            owned.discard(node)
+            if owned:
+                owned.discard(node)
+            if plain and type(node) is Node and not node.hooks and node.extra is None:
+                results = _call(node, gradient)
+                if not retain:
+                    node.free()
+                gradient = None
+                for entry, partial in zip(node.inputs, results, strict=True):
+                    edge = entry[0]
+                    if edge is None:
+                        continue
+                    if type(edge) is Node and edge not in pending:
+                        pending[edge] = partial
+                        heapq.heappush(heap, (-edge.sequence, edge))
+                    else:
+                        send(edge, partial)
+                results = partial = None
+                continue
             if targets and useful and not accumulate and node in targets and useful[node]:
                 found[node] = gradient  # before its hooks, as PyTorch's, where the node runs
             if node.hooks and gradient is not None:
@@ -164,13 +186,12 @@ def run(
                 results = hooks.after_node(extra["after"], results, gradient, create_graph)
             if not retain:
                 node.free()
-            del gradient
+            gradient = None
             for entry, partial in zip(node.inputs, results, strict=True):
                 edge = entry[0]
                 if edge is not None:
                     send(edge, partial)
-            del results
-            partial = None
+            results = partial = None
         for entry in list(leaves.values()):  # some of their uses were cut off
             if entry[1] is not None:
                 finish(entry[0], entry[1], entry[3])
@@ -225,29 +246,38 @@ def _useful(nodes: set[Node], targets: dict[Any, Any], accumulate: bool) -> dict
 def _call(node: Node, gradient: Any) -> Any:
     """Run a node's backward on arrays; undo broadcasting and casts of its inputs."""
     kind = type(node)
-    if kind is not Node and kind is not ManyNode:
+    if kind is Node:
+        if gradient is None:
+            return (None,) * len(node.inputs)
+        function = node.backward
+        if function is None:
+            raise saved.freed(node)
+        if node.sequence < tape._last_change:
+            saved.check_versions(node)
+        raw = function(gradient)
+    elif kind is ManyNode:
+        if all(g is None for g in gradient):
+            return (None,) * len(node.inputs)
+        if node.backward is None:
+            raise saved.freed(node)
+        saved.check_versions(node)
+        raw = node.backward(*gradient)
+    else:
         return node.run(gradient, False)  # type: ignore[attr-defined]  # a custom Function's
-    if gradient is None or (kind is ManyNode and all(g is None for g in gradient)):
-        return (None,) * len(node.inputs)
-    function = node.backward
-    if function is None:
-        raise saved.freed(node)
-    saved.check_versions(node)
-    raw = function(gradient) if kind is Node else function(*gradient)
     if type(raw) is not tuple:
         raw = (raw,)
     inputs = node.inputs
     if len(raw) != len(inputs):
         raise saved.wrong_count(node, len(raw))
     results: list[Any] = []
-    for entry, value in zip(inputs, raw, strict=True):
-        if value is None or entry[0] is None:
+    for (edge, shape, dtype, _, _, _), value in zip(inputs, raw, strict=True):
+        if value is None or edge is None:
             results.append(None)
             continue
-        if value.shape != entry[1]:
-            value = unbroadcast(value, entry[1])
-        if value.dtype != entry[2]:
-            value = _cast(value, entry[2])
+        if value.shape != shape:
+            value = unbroadcast(value, shape)
+        if value.dtype is not dtype and value.dtype != dtype:
+            value = _cast(value, dtype)
         results.append(value)
     return results
 
@@ -322,8 +352,7 @@ def _calibrate() -> int:
         probe(leaf, gradient, False, False)
 
     def send(edge: Any, gradient: Any) -> None:
-        entry = [edge, gradient, 1, False]
-        finish(edge, entry[1], entry[3])
+        finish(edge, gradient, False)
 
     def call() -> list[Any]:
         results: list[Any] = []

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tensorlib.autograd.tape import wrap
+from tensorlib.autograd.tape import bump, wrap
 from tensorlib.errors import InvalidValueError
+from tensorlib.optim import rule
 from tensorlib.optim.inplace import add_, mul_
 from tensorlib.optim.optimizer import Group, State
 from tensorlib.optim.rule import Rule, check_lr, check_options, number
@@ -80,6 +81,9 @@ class SGD(Rule):
         lr, momentum, nesterov = -number(group["lr"]), group["momentum"], group["nesterov"]
         rest = 1 - group["dampening"]
         if not momentum:
+            if type(lr) is float and not group["maximize"] and not group["weight_decay"]:
+                self._check_flags(group)
+                group = self._small_steps(group, lr)
             for x, g, _, _, (w, _, _, _) in self._live(group, ()):
                 add_(x, g, lr, w)
             return
@@ -96,6 +100,22 @@ class SGD(Rule):
                 add_(x, t, lr, w)
             else:
                 add_(x, buffer, lr, w)
+
+    def _small_steps(self, group: Group, lr: float) -> Group:
+        """Update the small parameters of the plain rule at once, whose time is that of Python;
+        returns the group with the others only.
+        """
+        others = []
+        for param in group["params"]:
+            x = param.array
+            if x.size > rule.BLOCK or x.dtype.char not in "fd":
+                others.append(param)
+            elif param._grad is not None:
+                work = self._work(x)[0]
+                np.multiply(param._grad.array, lr, work)
+                np.add(x, work, x)
+                bump(param)
+        return {**group, "params": others}
 
     def _buffer(self, state: State, param: Tensor, step: float) -> bool:
         """Whether this is the first step; makes room for the gradient to become the buffer."""
