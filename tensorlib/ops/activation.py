@@ -66,7 +66,7 @@ def relu(input: Tensor) -> Tensor:
     output = np.maximum(x, 0)
 
     def backward(grad: Array) -> Grads:
-        return (grad * (output > 0),)
+        return (grad * ~(output <= 0),)  # at NaN PyTorch lets it through
 
     return record(output, backward, input)
 
