@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tensorlib.autograd import engine, functional, modes, tape, walk
+from tensorlib.autograd import engine, functional, grad_mode, tape, walk
 from tensorlib.batching import vmap
 from tensorlib.errors import AutogradError, InvalidValueError, UnsupportedError
 from tensorlib.ops.shape import stack
@@ -87,7 +87,7 @@ def grad_and_value(
 
     @functools.wraps(func)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with modes.enable_grad():
+        with grad_mode.enable_grad():
             level = _Level("grad", args, argnums)
             output = func(*level.args, **kwargs)
             aux = None
@@ -116,7 +116,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> Any:
     """(func(*primals), a function from a cotangent of its shape to the product with the Jacobian,
     one for each primal[, aux]).
     """
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         level = _Level("vjp", primals, tuple(range(len(primals))))
         output = func(*level.args)
         aux = None
@@ -132,7 +132,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> Any:
             raise AutogradError(
                 "vjp", f"{len(given)} cotangents for {len(flat)} outputs", "the same structure"
             )
-        with modes.enable_grad():
+        with grad_mode.enable_grad():
             found = level.packed(level.grads(flat, tuple(given)))
         return level.leave(found)
 
@@ -147,7 +147,7 @@ def jvp(
     if not isinstance(primals, tuple) or not isinstance(tangents, tuple):
         raise AutogradError("jvp", "Expected primals and tangents to be tuples")
     given = _leaves(tangents)
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         level = _Level("jvp", primals, tuple(range(len(primals))))
         if len(given) != len(level.own):
             raise AutogradError("jvp", "Expected primals and tangents to have the same structure")
@@ -175,7 +175,7 @@ def linearize(func: Function, *primals: Any) -> tuple[Any, Function]:
     """(func(*primals), a function from tangents to the Jacobian times them), without calling `func`
     again.
     """
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         level = _Level("linearize", primals, tuple(range(len(primals))))
         output = func(*level.args)
         flat = _leaves(output)
@@ -186,7 +186,7 @@ def linearize(func: Function, *primals: Any) -> tuple[Any, Function]:
         given = tuple(_leaves(tangents))
         if len(given) != len(level.own):
             raise AutogradError("linearize", "Expected tangents with the structure of the primals")
-        with modes.enable_grad():
+        with grad_mode.enable_grad():
             found = functional._grads(slopes, along, given, True)
             filled = iter(
                 functional._zeros(o, False) if f is None else f
@@ -239,7 +239,7 @@ def jacrev(
 
     @functools.wraps(func)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with modes.enable_grad():
+        with grad_mode.enable_grad():
             level = _Level("jacrev", args, argnums)
             output = func(*level.args, **kwargs)
             aux = None

@@ -9,8 +9,8 @@ from tensorlib.autograd.tape import (  # isort: skip  # first: the others build 
     record_views,
     wrap,
 )
-from tensorlib.autograd import function, functional, graph
-from tensorlib.autograd.anomaly import (
+from tensorlib.autograd import anomaly_mode, function, functional, grad_mode, graph
+from tensorlib.autograd.anomaly_mode import (
     detect_anomaly,
     is_anomaly_check_nan_enabled,
     is_anomaly_enabled,
@@ -18,8 +18,7 @@ from tensorlib.autograd.anomaly import (
 )
 from tensorlib.autograd.engine import backward, grad
 from tensorlib.autograd.function import Function
-from tensorlib.autograd.gradcheck import gradcheck, gradgradcheck
-from tensorlib.autograd.modes import (
+from tensorlib.autograd.grad_mode import (
     enable_grad,
     inference_mode,
     is_grad_enabled,
@@ -28,18 +27,21 @@ from tensorlib.autograd.modes import (
     set_grad_enabled,
     set_multithreading_enabled,
 )
+from tensorlib.autograd.gradcheck import gradcheck, gradgradcheck
 from tensorlib.autograd.variable import Variable
 
 __all__ = [
     "Function",
     "Node",
     "Variable",
+    "anomaly_mode",
     "backward",
     "detect_anomaly",
     "enable_grad",
     "function",
     "functional",
     "grad",
+    "grad_mode",
     "gradcheck",
     "gradgradcheck",
     "graph",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlib.autograd import engine, modes, tape
+from tensorlib.autograd import engine, grad_mode, tape
 from tensorlib.errors import (
     ArgumentError,
     AutogradError,
@@ -38,12 +38,12 @@ def vjp(
     func: Function, inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
 ) -> tuple[Any, Any]:
     """(func(inputs), `v` times the Jacobian); `v` has the outputs' shapes, None stands for 1."""
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         several, given = _tensors("vjp", "inputs", inputs)
         own = _own(given, create_graph, True)
         many, outputs = _called("vjp", func, own, strict)
         vector = _vector("vjp", v, outputs, many, create_graph, "output")
-    with modes.set_grad_enabled(create_graph or modes.is_grad_enabled()):
+    with grad_mode.set_grad_enabled(create_graph or grad_mode.is_grad_enabled()):
         found = _grads(outputs, own, vector, create_graph)
         result = _filled("vjp", found, own, strict, create_graph, "back")
     return _single(_done(outputs, create_graph), many), _single(
@@ -57,7 +57,7 @@ def jvp(
     """(func(inputs), the Jacobian times `v`), by differentiating a gradient with respect to the
     vector it is taken along; `v` has the inputs' shapes, None stands for 1.
     """
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         several, given = _tensors("jvp", "inputs", inputs)
         own = _own(given, create_graph, True)
         vector = _vector("jvp", v, own, several, create_graph, "input")
@@ -65,7 +65,7 @@ def jvp(
         along = tuple(_zeros(o, True) for o in outputs)
         slopes = _grads(outputs, own, along, True)
         _expect_grad("jvp", slopes, "gradient with respect to the inputs", strict)
-    with modes.set_grad_enabled(create_graph or modes.is_grad_enabled()):
+    with grad_mode.set_grad_enabled(create_graph or grad_mode.is_grad_enabled()):
         found = _grads(slopes, along, vector, create_graph)
         result = _filled("jvp", found, outputs, strict, create_graph, "back_trick")
     return _single(_done(outputs, create_graph), many), _single(_done(result, create_graph), many)
@@ -97,7 +97,7 @@ def jacobian(
         raise AutogradError(
             "jacobian", "strict=True is not supported with vectorize or forward-mode"
         )
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         several, given = _tensors("jacobian", "inputs", inputs)
         own = _own(given, create_graph, True)
         many, outputs = _called("jacobian", func, own, strict)
@@ -150,14 +150,14 @@ def vhp(
     func: Function, inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
 ) -> tuple[Any, Any]:
     """(func(inputs), `v` times the Hessian) of a function of one element."""
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         several, given = _tensors("vhp", "inputs", inputs)
         own = _own(given, create_graph, True)
         vector = _vector("vhp", v, own, several, create_graph, "input")
         outputs = _scalar("vhp", func, own, strict)
         slopes = _grads(outputs, own, None, True)
         _expect_grad("vhp", slopes, "jacobian with respect to input", strict)
-    with modes.set_grad_enabled(create_graph or modes.is_grad_enabled()):
+    with grad_mode.set_grad_enabled(create_graph or grad_mode.is_grad_enabled()):
         found = _grads(slopes, own, vector, create_graph)
         result = _filled("vhp", found, own, strict, create_graph, "double_back")
     return _done(outputs, create_graph)[0], _single(_done(result, create_graph), several)
@@ -169,7 +169,7 @@ def hvp(
     """(func(inputs), the Hessian times `v`) of a function of one element; `vhp` is cheaper and,
     where second derivatives are continuous, the same.
     """
-    with modes.enable_grad():
+    with grad_mode.enable_grad():
         several, given = _tensors("hvp", "inputs", inputs)
         own = _own(given, create_graph, True)
         vector = _vector("hvp", v, own, several, create_graph, "input")
@@ -178,7 +178,7 @@ def hvp(
         _expect_grad("hvp", slopes, "jacobian with respect to input", strict)
         along = tuple(_zeros(one, True) for one in own)
         bends = _grads(slopes, own, along, True)
-    with modes.set_grad_enabled(create_graph or modes.is_grad_enabled()):
+    with grad_mode.set_grad_enabled(create_graph or grad_mode.is_grad_enabled()):
         found = _grads(bends, along, vector, create_graph)
         result = _filled("hvp", found, own, strict, create_graph, "double_back_trick")
     return _done(outputs, create_graph)[0], _single(_done(result, create_graph), several)

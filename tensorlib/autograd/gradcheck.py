@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tensorlib.autograd import modes, tape
+from tensorlib.autograd import grad_mode, tape
 from tensorlib.autograd.engine import grad
 from tensorlib.errors import AutogradError, InvalidValueError, UnsupportedError
 
@@ -123,7 +123,7 @@ def gradgradcheck(
 
     def first(*args: Any) -> tuple[Any, ...]:
         own, along = args[: len(args) - count], args[len(args) - count :]
-        with modes.enable_grad():
+        with grad_mode.enable_grad():
             outputs = _differentiable(func(*own))
             leaves = [x for x in own if getattr(x, "requires_grad", False)]
             found = grad(outputs, leaves, along, create_graph=True, allow_unused=True)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tensorlib.autograd import anomaly, saved, tape, walk
+from tensorlib.autograd import anomaly_mode, saved, tape, walk
 from tensorlib.autograd.engine import GradientEdge
 from tensorlib.autograd.function import FunctionCtx
 from tensorlib.autograd.views import increment_version
@@ -68,15 +68,15 @@ class saved_tensors_hooks:
         if saved.stack.disabled:
             raise AutogradError("saved_tensors_hooks", saved.stack.disabled[-1])
         saved.stack.hooks.append((self.pack_hook, self.unpack_hook))
-        with anomaly.lock:
+        with anomaly_mode.lock:
             saved.users += 1
-        anomaly.watch()
+        anomaly_mode.watch()
 
     def __exit__(self, *_: object) -> None:
         saved.stack.hooks.pop()
-        with anomaly.lock:
+        with anomaly_mode.lock:
             saved.users -= 1
-        anomaly.watch()
+        anomaly_mode.watch()
 
 
 class save_on_cpu(saved_tensors_hooks):

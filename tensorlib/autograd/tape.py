@@ -270,7 +270,7 @@ def _only_inference(node: Node) -> bool:
 
 
 # The rest of the tape, under the names that operations know.
-from tensorlib.autograd.modes import (  # noqa: E402
+from tensorlib.autograd.grad_mode import (  # noqa: E402
     enable_grad,
     inference_mode,
     is_grad_enabled,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlib.autograd import anomaly, hooks, saved, tape
+from tensorlib.autograd import anomaly_mode, hooks, saved, tape
 from tensorlib.autograd.tape import ManyNode, Node, Output, wrap
 from tensorlib.errors import AutogradError
 
@@ -63,8 +63,8 @@ def run(
         from tensorlib.autograd import double  # needs the operations, which need the tape
 
         call, plus = double.call, double.plus
-    if anomaly.state.on:
-        call = anomaly.watched(call)
+    if anomaly_mode.state.on:
+        call = anomaly_mode.watched(call)
     plain = call is _call and targets is None
     pending: dict[Node, Any] = {}
     leaves: dict[int, list[Any]] = {}
