@@ -100,7 +100,7 @@ def abs(input: Tensor) -> Tensor:
         if x.dtype.kind == "c":
             size = np.abs(x)
             return (grad * np.where(size == 0, 0, x / np.where(size == 0, 1, size)),)
-        return (np.where(x > 0, grad, np.where(x < 0, -grad, 0)),)  # NaN passes nothing
+        return (grad * np.where(x != x, 0, np.sign(x)),)  # NaN has the sign 0, as PyTorch's
 
     return record(np.abs(x), backward, input)
 
