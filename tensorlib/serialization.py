@@ -31,6 +31,10 @@ __all__ = [
 PathLike = str | os.PathLike[str]
 
 
+class NoFolderError(FileNotFoundError, RuntimeError):
+    """The folder to save in does not exist (RuntimeError in PyTorch)."""
+
+
 def load(
     f: PathLike | IO[bytes],
     map_location: MapLocation = None,
@@ -99,7 +103,7 @@ def _whole_file(path: PathLike) -> Iterator[IO[bytes]]:
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise NoFolderError(
             f"save {path}: the folder {path.parent} does not exist. Hint: make it first."
         ) from None
     try:

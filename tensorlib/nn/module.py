@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import tensorlib
+from tensorlib.errors import ArgumentError
 from tensorlib.nn.hooks import HookMethods, Hooks
 from tensorlib.nn.parameter import Buffer, Parameter, is_lazy
 from tensorlib.nn.state import IncompatibleKeys, StateDictError, StateHooks, StateMethods
@@ -40,9 +41,19 @@ class Module(HookMethods, StateMethods):
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._hooks is None:
-            return self.forward(*args, **kwargs)
-        return self._hooks.call(self, args, kwargs)
+        try:
+            if self._hooks is None:
+                return self.forward(*args, **kwargs)
+            return self._hooks.call(self, args, kwargs)
+        except AttributeError as error:  # an operation asked something else for its array
+            if error.name != "array" or isinstance(error.obj, Module):
+                raise
+            raise ArgumentError(
+                type(self).__name__,
+                f"argument of type {type(error.obj).__name__}",
+                "a Tensor",
+                hint="make it one with tensor(...) or from_numpy(...)",
+            ) from error
 
     # --- registration ------------------------------------------------------------------------
 

@@ -87,11 +87,11 @@ def _picked(
             where,
             f"Expected target size {(x.shape[0], *x.shape[2:])}, got {t.shape}, input {x.shape}",
         )
-    if t.dtype.kind not in "iu":
+    if t.dtype != np.int64 and (t.dtype != np.uint8 or x.ndim > 2):
         raise DTypeError(
             where,
-            f"expected scalar type Long but found {dtypes.of(t.dtype)}",
-            "class indices",
+            f"expected target dtype to be Long or Byte, but got {dtypes.of(t.dtype)}",
+            "class indices of int64 (uint8 for [N, C])",
             hint="use target.long()",
         )
     classes = x.shape[axis]
@@ -412,7 +412,7 @@ def binary_cross_entropy_with_logits(
             f"Target size ({target.array.shape}) must be the same as input size "
             f"({input.array.shape})",
         )
-    rest = elementwise.mul(elementwise.rsub(target, 1), input)
+    rest = elementwise.rsub(target, 1).mul_(input)  # in place: a target of integers is refused
     soft = activation.logsigmoid(input)
     if pos_weight is None:
         loss = elementwise.sub(rest, soft)
