@@ -7,9 +7,10 @@ in-place changes for all operations alike.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Grads = tuple[Any, ...]
 Backward = Callable[..., Grads]
+F = TypeVar("F", bound=Callable[..., Any])
 
 _new = object.__new__
 _ndarray = np.ndarray
@@ -224,6 +226,31 @@ def named(result: Tensor, label: str) -> Tensor:
     return result
 
 
+def called(label: str | Callable[[Any], str]) -> Callable[[F], F]:
+    """Decorate an operation made of others: its results show PyTorch's name for the whole of it,
+    which may depend on the first argument.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not mode.grad:
+                return function(*args, **kwargs)
+            begin = next(sequence)
+            found = function(*args, **kwargs)
+            for one in found if isinstance(found, tuple) else (found,):
+                node = getattr(one, "_node", None)
+                if type(node) is Output:
+                    node = node.parent
+                if node is not None and node.sequence > begin:
+                    node.label = label if isinstance(label, str) else label(args[0])
+            return found
+
+        return wrapper  # type: ignore[return-value]  # the same signature
+
+    return decorate
+
+
 def wants(tensor: Any) -> bool:
     """Whether a gradient flows to `tensor`, so that its operation keeps what that takes."""
     if not mode.grad:
@@ -300,6 +327,7 @@ __all__ = [
     "as_array",
     "attach",
     "bump",
+    "called",
     "captured_arrays",
     "check_inplace",
     "check_memory",

@@ -11,6 +11,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.autograd.tape import (
     Grads,
+    called,
     named,
     record,
     record_outputs,
@@ -37,6 +38,7 @@ __all__ = [
     "Number",
     "astype",
     "broadcast_shapes",
+    "called",
     "cast",
     "check_dtype",
     "choice",

@@ -17,6 +17,7 @@ from tensorlib.ops._common import (
     Array,
     Grads,
     astype,
+    called,
     check_dtype,
     conj,
     dim_index,
@@ -229,6 +230,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 @takes_out
+@called("GeluBackward0")
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """`x * Phi(x)` with the normal distribution function; "tanh" uses its approximation."""
     from tensorlib.ops.special import erf_array
@@ -396,6 +398,7 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
 _threshold = threshold  # the function's own parameter hides its name
 
 
+@called("GluBackward0")
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """First half along `dim` times the sigmoid of the second."""
     from tensorlib.ops.shape import split
@@ -451,6 +454,7 @@ def log_softmax(input: Tensor, dim: Any = None, dtype: Any = None) -> Tensor:
 
 
 @takes_out
+@called("LogitBackward0")
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """`log(x / (1 - x))`, `x` limited to [eps, 1 - eps] if given."""
     _number(input, "logit", "fiub")

@@ -13,7 +13,7 @@ from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, Shap
 from tensorlib.kernels import softmax as kernels
 from tensorlib.ops import activation, elementwise, shape
 from tensorlib.ops import reduction as reductions
-from tensorlib.ops._common import Array, Grads, astype, record, single
+from tensorlib.ops._common import Array, Grads, astype, called, record, single
 from tensorlib.ops.loss import _reduce, legacy_reduction
 from tensorlib.ops.types import accepts
 
@@ -352,6 +352,7 @@ def _probabilities(
     return _reduce(loss, reduction, "cross_entropy")
 
 
+@called("BinaryCrossEntropyBackward0")
 @accepts("f")
 def binary_cross_entropy(
     input: Tensor,
@@ -395,6 +396,7 @@ def binary_cross_entropy(
     return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "binary_cross_entropy")
 
 
+@called("BinaryCrossEntropyWithLogitsBackward0")
 @accepts("f")
 def binary_cross_entropy_with_logits(
     input: Tensor,

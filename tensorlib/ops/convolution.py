@@ -19,7 +19,17 @@ from tensorlib.kernels.convolution import (
 )
 from tensorlib.kernels.normalization import channel_sums
 from tensorlib.ops import elementwise, shape
-from tensorlib.ops._common import Array, Grads, astype, check_dtype, conj, record, single, wants
+from tensorlib.ops._common import (
+    Array,
+    Grads,
+    astype,
+    called,
+    check_dtype,
+    conj,
+    record,
+    single,
+    wants,
+)
 from tensorlib.ops.strides import laid_out_as
 from tensorlib.ops.types import accepts
 
@@ -382,6 +392,7 @@ def _transposed(
     return astype(result, x.dtype)
 
 
+@called("Im2ColBackward0")
 @accepts("fcb")
 def unfold(
     input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1

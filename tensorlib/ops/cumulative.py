@@ -14,6 +14,7 @@ from tensorlib.ops._common import (
     Array,
     Grads,
     astype,
+    called,
     check_dtype,
     conjugate,
     dim_index,
@@ -105,12 +106,14 @@ def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
 
 
 @takes_exact_out
+@called("CummaxBackward0")
 def cummax(input: Tensor, dim: int) -> Any:
     """Running maximum along `dim`, `(values, indices)`; of equal elements the last."""
     return return_types.cummax(*_running(input, dim, np.greater_equal, "cummax"))
 
 
 @takes_exact_out
+@called("CumminBackward0")
 def cummin(input: Tensor, dim: int) -> Any:
     """Running minimum along `dim`, `(values, indices)`; of equal elements the last."""
     return return_types.cummin(*_running(input, dim, np.less_equal, "cummin"))

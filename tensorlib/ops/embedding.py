@@ -15,7 +15,7 @@ from tensorlib.errors import (
     UnsupportedError,
 )
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, broadcast_shapes, check_dtype, record, wrap
+from tensorlib.ops._common import Array, Grads, broadcast_shapes, called, check_dtype, record, wrap
 from tensorlib.ops.indexing import add_rows
 from tensorlib.ops.shape import broadcast_to
 from tensorlib.ops.types import accepts
@@ -107,6 +107,7 @@ def _renormalize(weight: Tensor, indices: Array, max_norm: float, norm_type: flo
     bump(weight)
 
 
+@called("EmbeddingBagBackward0")
 def embedding_bag(
     input: Tensor,
     weight: Tensor,

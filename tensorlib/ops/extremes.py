@@ -14,6 +14,7 @@ from tensorlib.ops import elementwise
 from tensorlib.ops._common import (
     Array,
     Grads,
+    called,
     check_dtype,
     dim_index,
     record,
@@ -153,6 +154,7 @@ def _amx(input: Tensor, dim: Any, keepdim: bool, function: np.ufunc, where: str)
 
 
 @takes_distinct_out
+@called("AminmaxBackward0")
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """`(min, max)` over one dimension or all."""
     x = input.array

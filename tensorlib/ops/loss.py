@@ -13,7 +13,7 @@ import numpy as np
 from tensorlib.errors import InvalidValueError, ShapeError
 from tensorlib.ops import elementwise, shape
 from tensorlib.ops import reduction as reductions
-from tensorlib.ops._common import Array, Grads, broadcast_shapes, promoted, record, wrap
+from tensorlib.ops._common import Array, Grads, broadcast_shapes, called, promoted, record, wrap
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def l1_loss(
     return _reduce(loss, reduction, "l1_loss")
 
 
+@called("SmoothL1LossBackward0")
 @accepts("f")
 def smooth_l1_loss(
     input: Tensor,
@@ -130,6 +131,7 @@ def smooth_l1_loss(
     return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "smooth_l1_loss")
 
 
+@called("HuberLossBackward0")
 @accepts("f")
 def huber_loss(
     input: Tensor,

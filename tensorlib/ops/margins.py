@@ -13,7 +13,7 @@ from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.ops import elementwise, shape
 from tensorlib.ops import reduction as reductions
-from tensorlib.ops._common import choice, wrap
+from tensorlib.ops._common import called, choice, wrap
 from tensorlib.ops.classification import binary_cross_entropy_with_logits
 from tensorlib.ops.loss import _reduce, legacy_reduction
 from tensorlib.ops.types import accepts
@@ -65,6 +65,7 @@ def hinge_embedding_loss(
     return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "hinge_embedding_loss")
 
 
+@called("SoftMarginLossBackward0")
 @accepts("f", "keep")
 def soft_margin_loss(
     input: Tensor,
@@ -102,6 +103,7 @@ def multilabel_soft_margin_loss(
     )
 
 
+@called("MultiMarginLossBackward0")
 @accepts("f", "refuse")
 def multi_margin_loss(
     input: Tensor,
@@ -264,6 +266,7 @@ def _triplet(
     return _reduce(loss, reduction, where)
 
 
+@called("MultilabelMarginLossBackward0")
 @accepts("f", "refuse")
 def multilabel_margin_loss(
     input: Tensor,

@@ -12,7 +12,7 @@ from tensorlib import dtypes
 from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, ShapeError
 from tensorlib.kernels import normalization as kernels
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, check_dtype, half_in_single, record
+from tensorlib.ops._common import Array, Grads, called, check_dtype, half_in_single, record
 from tensorlib.ops.strides import in_planes
 
 if TYPE_CHECKING:
@@ -288,6 +288,7 @@ def rms_norm(
     return result if weight is None else elementwise.mul(result, weight)
 
 
+@called("NativeGroupNormBackward0")
 @half_in_single
 def group_norm(
     input: Tensor,
@@ -324,6 +325,7 @@ def group_norm(
     return shape.laid_out_like(result, input)
 
 
+@called("ViewBackward0")
 @half_in_single
 def instance_norm(
     input: Tensor,

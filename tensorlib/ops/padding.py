@@ -9,7 +9,7 @@ import numpy as np
 
 from tensorlib.errors import ShapeError, UnsupportedError
 from tensorlib.ops import shape as shapes
-from tensorlib.ops._common import Array, Grads, check_dtype, record
+from tensorlib.ops._common import Array, Grads, called, check_dtype, record
 from tensorlib.ops.strides import is_channels_last
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def _pad_axis(input: Tensor, axis: int, before: int, after: int, mode: str) -> T
     return index_select(input, axis, wrap(order))
 
 
+@called("PixelShuffleBackward0")
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """[..., C r^2, H, W] to [..., C, H r, W r]."""
     r = upscale_factor
@@ -144,6 +145,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     return shapes.laid_out_like(shapes.reshape(x, (*lead, c // (r * r), h * r, w * r)), input)
 
 
+@called("PixelUnshuffleBackward0")
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """[..., C, H r, W r] to [..., C r^2, H, W]."""
     r = downscale_factor
@@ -158,6 +160,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     return shapes.laid_out_like(shapes.reshape(x, (*lead, c * r * r, h // r, w // r)), input)
 
 
+@called("ChannelShuffleBackward0")
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """Channels of [N, C, ...] dealt round-robin over `groups`."""
     n, c, *rest = input.array.shape

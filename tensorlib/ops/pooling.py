@@ -11,7 +11,17 @@ import numpy as np
 from tensorlib.errors import InvalidValueError, ShapeError
 from tensorlib.kernels import pooling as kernels
 from tensorlib.ops import elementwise, shape
-from tensorlib.ops._common import Array, Grads, astype, check_dtype, not_for, record, single, wrap
+from tensorlib.ops._common import (
+    Array,
+    Grads,
+    astype,
+    called,
+    check_dtype,
+    not_for,
+    record,
+    single,
+    wrap,
+)
 from tensorlib.ops.convolution import sizes_of
 from tensorlib.ops.out import takes_out
 
@@ -399,11 +409,13 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive_average("adaptive_avg_pool1d", input, output_size, 1)
 
 
+@called("AdaptiveAvgPool2DBackward0")
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     """[N, C, H, W] averaged to `output_size` (None keeps a size)."""
     return _adaptive_average("adaptive_avg_pool2d", input, output_size, 2)
 
 
+@called("AdaptiveAvgPool3DBackward0")
 def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     """[N, C, D, H, W] averaged to `output_size` (None keeps a size)."""
     return _adaptive_average("adaptive_avg_pool3d", input, output_size, 3)
@@ -444,11 +456,13 @@ def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = 
     return _adaptive_max("adaptive_max_pool1d", input, output_size, return_indices, 1)
 
 
+@called("AdaptiveMaxPool2DBackward0")
 def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """The largest elements of [N, C, H, W] in `output_size` windows."""
     return _adaptive_max("adaptive_max_pool2d", input, output_size, return_indices, 2)
 
 
+@called("AdaptiveMaxPool3DBackward0")
 def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """The largest elements of [N, C, D, H, W] in `output_size` windows."""
     return _adaptive_max("adaptive_max_pool3d", input, output_size, return_indices, 3)

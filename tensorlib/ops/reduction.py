@@ -16,6 +16,7 @@ from tensorlib.ops._common import (
     Array,
     Grads,
     astype,
+    called,
     check_dtype,
     conjugate,
     dim_index,
@@ -214,6 +215,7 @@ def std(
     return _variance(input, dim, unbiased, keepdim, correction, "std")[0]
 
 
+@called("VarMeanBackward0")
 def var_mean(
     input: Tensor,
     dim: Any = None,
@@ -227,6 +229,7 @@ def var_mean(
     return variance, mean(input, axis, keepdim)
 
 
+@called("StdMeanBackward0")
 def std_mean(
     input: Tensor,
     dim: Any = None,

@@ -13,7 +13,7 @@ from tensorlib import return_types
 from tensorlib.autograd.tape import needs_grad
 from tensorlib.errors import ShapeError
 from tensorlib.ops import _selection
-from tensorlib.ops._common import Array, check_dtype, dim_index, record, wide, wrap
+from tensorlib.ops._common import Array, called, check_dtype, dim_index, record, wide, wrap
 from tensorlib.ops._formula import underivable
 from tensorlib.ops.extremes import expect_elements, input_copy, shared_by_equals
 from tensorlib.ops.out import takes_distinct_out, takes_exact_out, takes_out
@@ -31,6 +31,7 @@ class InvalidSelection(ShapeError):
 
 
 @takes_exact_out
+@called("SortBackward0")
 def sort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
     """`(values, indices)` in order along `dim`; `stable` keeps the order of equal elements."""
     indices = argsort(input, dim, descending, stable=stable)
@@ -109,6 +110,7 @@ def _order(x: Array, axis: int, descending: bool) -> Any:
 
 
 @takes_out
+@called("SortBackward0")
 def msort(input: Tensor) -> Tensor:
     """Sorted along the first dimension."""
     result: Tensor = sort(input, 0).values
@@ -130,6 +132,7 @@ def _settle(rows: Array, order: Array, ambiguous: Array, exact: Callable[[list[i
 
 
 @takes_exact_out
+@called("TopkBackward0")
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """The `k` largest (or smallest) elements along `dim`, `(values, indices)`, in order unless
     `sorted` is False.
@@ -176,6 +179,7 @@ def _first(rows: Array, count: int, descending: bool) -> Any:
 
 
 @takes_distinct_out
+@called("KthvalueBackward0")
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The `k`-th smallest element along `dim`, counted from 1, `(values, indices)`."""
     x = input.array
@@ -272,6 +276,7 @@ def _median_places(rows: Array, ignore_nan: bool) -> Any:
 
 
 @takes_distinct_out
+@called("ModeBackward0")
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """The most frequent element along `dim` (the smallest of several) and an index of it."""
     x = input.array

@@ -10,6 +10,7 @@ import numpy as np
 from tensorlib.ops._common import (
     Array,
     Grads,
+    called,
     check_dtype,
     conjugate,
     differ,
@@ -187,12 +188,14 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 
 
 @takes_out
+@called("Deg2RadBackward0")
 def deg2rad(input: Tensor) -> Tensor:
     """Degrees to radians."""
     return _scaled(input, math.pi / 180, "deg2rad")
 
 
 @takes_out
+@called("Rad2DegBackward0")
 def rad2deg(input: Tensor) -> Tensor:
     """Radians to degrees."""
     return _scaled(input, 180 / math.pi, "rad2deg")

@@ -12,7 +12,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.ops import indexing, pooling, shape
-from tensorlib.ops._common import Array, Grads, check_dtype, record, wrap
+from tensorlib.ops._common import Array, Grads, called, check_dtype, record, wrap
 from tensorlib.ops.convolution import sizes_of
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def _unpooled_sizes(
 # -- fractional ------------------------------------------------------------------------------------
 
 
+@called("FractionalMaxPool2DBackward0")
 def fractional_max_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -160,6 +161,7 @@ def fractional_max_pool2d(
     return found if return_indices else found[0]
 
 
+@called("FractionalMaxPool3DBackward0")
 def fractional_max_pool3d(
     input: Tensor,
     kernel_size: Any,

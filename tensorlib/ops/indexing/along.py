@@ -14,6 +14,7 @@ from tensorlib.ops._common import (
     Array,
     Grads,
     broadcast_shapes,
+    called,
     dim_index,
     expect_tensor,
     not_for,
@@ -255,6 +256,7 @@ def copied_as(array: Any, like: Any) -> Any:
 
 
 @takes_distinct_out
+@called("IndexReduceBackward0")
 def index_reduce(
     input: Tensor,
     dim: int,
@@ -312,6 +314,7 @@ def _flat_index(where: str, index: Any, size: int) -> Array:
 
 
 @takes_distinct_out
+@called("TakeBackward0")
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flattened tensor."""
     from tensorlib.ops.shape import reshape, reshaped

@@ -13,6 +13,7 @@ from tensorlib.errors import ArgumentError, DTypeError, InvalidValueError, Shape
 from tensorlib.ops._common import (
     Array,
     Grads,
+    called,
     expect_tensor,
     promoted,
     record,
@@ -81,6 +82,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
 
 
 @takes_distinct_out
+@called("MaskedSelectBackward0")
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where `mask` is true, in one dimension."""
     from tensorlib.ops.shape import broadcast_tensors

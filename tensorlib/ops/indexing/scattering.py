@@ -12,6 +12,7 @@ from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.ops._common import (
     Array,
     Grads,
+    called,
     dim_index,
     expect_tensor,
     not_for,
@@ -215,6 +216,7 @@ _REDUCERS: dict[str, tuple[Any, float]] = {
 
 
 @takes_distinct_out
+@called("ScatterReduceBackward0")
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:

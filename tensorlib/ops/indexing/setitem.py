@@ -9,7 +9,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.autograd import tape
 from tensorlib.errors import ArgumentError, DimensionError, DTypeError, ShapeError
-from tensorlib.ops._common import Array, Grads, astype, expect_tensor, record
+from tensorlib.ops._common import Array, Grads, astype, called, expect_tensor, record
 from tensorlib.ops.indexing.getitem import (
     index_array,
     joined,
@@ -115,6 +115,7 @@ def _fitting(x: Any, value: Tensor, place: tuple[Any, ...], basic: bool) -> Tens
     return value
 
 
+@called("IndexPutBackward0")
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """A copy of `input` with `input[indices] = values` (or `+=` with `accumulate`)."""
     expect_tensor("index_put", "values", values)

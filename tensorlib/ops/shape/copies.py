@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib.errors import ShapeError
-from tensorlib.ops._common import Array, Grads, expect_tensor, record, wrap
+from tensorlib.ops._common import Array, Grads, called, expect_tensor, record, wrap
 from tensorlib.ops.out import takes_out
 from tensorlib.ops.shape import reinterpret, splitting, views
 from tensorlib.ops.shape.rearranging import clone
@@ -203,12 +203,14 @@ def _scattered(
 
 
 @takes_out
+@called("SelectScatterBackward0")
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy of `input` with `src` at `index` along `dim`."""
     return _scattered("select_scatter", input, src, lambda x: views.select(x, dim, index))
 
 
 @takes_out
+@called("SliceScatterBackward0")
 def slice_scatter(
     input: Tensor, src: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Tensor:
@@ -219,6 +221,7 @@ def slice_scatter(
 
 
 @takes_out
+@called("DiagonalScatterBackward0")
 def diagonal_scatter(
     input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Tensor:
@@ -229,6 +232,7 @@ def diagonal_scatter(
 
 
 @takes_out
+@called("AsStridedScatterBackward0")
 def as_strided_scatter(
     input: Tensor,
     src: Tensor,

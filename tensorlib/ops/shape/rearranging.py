@@ -13,6 +13,7 @@ from tensorlib.errors import ArgumentError, DimensionError, DTypeError, ShapeErr
 from tensorlib.ops._common import (
     Array,
     Grads,
+    called,
     dim_index,
     dims_of,
     record,
@@ -202,6 +203,7 @@ def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
     return record(output, backward, input)
 
 
+@called("RollBackward0")
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     """Elements shifted along `dims`, those pushed out coming in at the other end."""
     x = input.array

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib.errors import ArgumentError, DimensionError, ShapeError
-from tensorlib.ops._common import Array, Grads, dim_index, record_views, shape_of
+from tensorlib.ops._common import Array, Grads, called, dim_index, record_views, shape_of
 from tensorlib.ops.shape.reinterpret import storage_of
 from tensorlib.ops.shape.views import narrow
 
@@ -231,6 +231,7 @@ def _unsafe(input: Tensor, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return outputs
 
 
+@called("UnsafeSplitBackward0")
 def unsafe_split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """As `split`, its results not noted as views."""
     return _unsafe(tensor, split(tensor, split_size_or_sections, dim))
@@ -241,6 +242,7 @@ def unsafe_split_with_sizes(tensor: Tensor, split_sizes: Any, dim: int = 0) -> t
     return _unsafe(tensor, split_with_sizes(tensor, split_sizes, dim))
 
 
+@called("UnsafeSplitBackward0")
 def unsafe_chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """As `chunk`, its results not noted as views."""
     return _unsafe(input, chunk(input, chunks, dim))
