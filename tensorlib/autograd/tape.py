@@ -226,9 +226,9 @@ def named(result: Tensor, label: str) -> Tensor:
     return result
 
 
-def called(label: str | Callable[[Any], str]) -> Callable[[F], F]:
+def called(label: str | Callable[..., str]) -> Callable[[F], F]:
     """Decorate an operation made of others: its results show PyTorch's name for the whole of it,
-    which may depend on the first argument.
+    which may depend on the arguments.
     """
 
     def decorate(function: F) -> F:
@@ -243,7 +243,7 @@ def called(label: str | Callable[[Any], str]) -> Callable[[F], F]:
                 if type(node) is Output:
                     node = node.parent
                 if node is not None and node.sequence > begin:
-                    node.label = label if isinstance(label, str) else label(args[0])
+                    node.label = label if isinstance(label, str) else label(*args, **kwargs)
             return found
 
         return wrapper  # type: ignore[return-value]  # the same signature

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorlib.errors import ArgumentError, InvalidValueError, ShapeError
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import dims_of, expect_tensor
+from tensorlib.ops._common import called, dims_of, expect_tensor
 from tensorlib.ops.linalg import matmul, same_dtype
 from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
@@ -234,6 +234,7 @@ def _einsum_pair(
 
 
 @takes_out
+@called("UnsafeViewBackward0")
 def kron(input: Tensor, other: Tensor) -> Tensor:
     """Kronecker product."""
     n = max(input.array.ndim, other.array.ndim)

@@ -327,6 +327,12 @@ def conv_transpose3d(
     return _transposed(input, weight, bias, stride, padding, output_padding, groups, dilation, 3)
 
 
+def _convolved(input: Any, *args: Any) -> str:
+    """PyTorch's name of the step."""
+    return "ConvolutionBackward0" if input.array.ndim == args[-1] + 2 else "SqueezeBackward1"
+
+
+@called(_convolved)
 def _transposed(
     input: Tensor,
     weight: Tensor,

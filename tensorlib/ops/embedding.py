@@ -258,6 +258,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return reduction.sum(elementwise.mul(a, b), dim)
 
 
+@called("NormBackward1")
 @accepts("fciu")
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False

@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorlib.errors import InvalidValueError, ShapeError, UnsupportedError
 from tensorlib.ops import elementwise, indexing, linalg, shape
-from tensorlib.ops._common import Array, not_for, wants, wrap
+from tensorlib.ops._common import Array, called, not_for, wants, wrap
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -28,6 +28,32 @@ class InvalidMode(InvalidValueError, NotImplementedError):
     """A mode that does not go with the number of dimensions."""
 
 
+_UPSAMPLED = {
+    "nearest": "Nearest",
+    "nearest-exact": "NearestExact",
+    "linear": "Linear",
+    "bilinear": "Bilinear",
+    "bicubic": "Bicubic",
+    "trilinear": "Trilinear",
+}
+
+
+def _upsampling(
+    input: Any,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    *_: Any,
+    **__: Any,
+) -> str:
+    """PyTorch's name of the step."""
+    spatial = input.array.ndim - 2
+    if mode == "area":
+        return "SqueezeBackward1" if spatial == 1 else f"AdaptiveAvgPool{spatial}DBackward0"
+    return f"Upsample{_UPSAMPLED[mode]}{spatial}DBackward0"
+
+
+@called(_upsampling)
 @accepts("fu")
 def interpolate(
     input: Tensor,
@@ -249,6 +275,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     return shape.reshape(places, (theta.array.shape[0], *lengths, count))
 
 
+@called(lambda input, *_, **__: f"GridSampler{input.ndim - 2}DBackward0")
 @accepts("f")
 def grid_sample(
     input: Tensor,

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 _MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
+def _padding(
+    input: Any, pad: Any, mode: str = "constant", value: Any = None, *_: Any, **__: Any
+) -> str:
+    """PyTorch's name of the step."""
+    if mode == "constant":
+        return "ConstantPadNdBackward0"
+    if mode == "circular":
+        return "torch::autograd::CopySlices"
+    return f"{'Reflection' if mode == 'reflect' else 'Replication'}Pad{len(pad) // 2}DBackward0"
+
+
+@called(_padding)
 def pad(
     input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Tensor:

@@ -290,6 +290,7 @@ def _divisor(
     return grid.astype(kind)
 
 
+@called("SqueezeBackward1")
 def avg_pool1d(
     input: Tensor,
     kernel_size: Any,
@@ -404,6 +405,7 @@ def _adaptive_average(where: str, input: Tensor, output_size: Any, spatial: int)
     return finish(shape.laid_out_like(result, batch))
 
 
+@called("SqueezeBackward1")
 def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
     """[N, C, L] averaged to length `output_size`."""
     return _adaptive_average("adaptive_avg_pool1d", input, output_size, 1)
@@ -451,6 +453,7 @@ def _adaptive_max(where: str, input: Tensor, output_size: Any, indices: bool, sp
     return (result, shape.reshape(found, result.array.shape)) if indices else result
 
 
+@called("SqueezeBackward1")
 def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """The largest elements of [N, C, L] in `output_size` windows."""
     return _adaptive_max("adaptive_max_pool1d", input, output_size, return_indices, 1)

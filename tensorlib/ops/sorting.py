@@ -227,6 +227,7 @@ def _selected(
 
 
 @takes_exact_out
+@called(lambda input, dim=None, *_, **__: f"MedianBackward{0 if dim is None else 1}")
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median, NaN if there is one; with `dim`, `(values, indices)` along it."""
     if dim is None:
@@ -235,6 +236,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 
 @takes_exact_out
+@called(lambda input, dim=None, *_, **__: f"NanmedianBackward{0 if dim is None else 1}")
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median of what is not NaN; with `dim`, `(values, indices)` along it."""
     if dim is None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Sizes = tuple[int, ...]
 
 
+@called("SqueezeBackward1")
 def max_unpool1d(
     input: Tensor,
     indices: Tensor,

@@ -195,7 +195,10 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     def backward(grad: Array) -> Grads:
         return (grad.reshape(before),)
 
-    return record_view(x.squeeze(axes) if axes else x[...], backward, input)
+    result = record_view(x.squeeze(axes) if axes else x[...], backward, input)
+    if dim is not None:
+        named(result, f"SqueezeBackward{1 if hasattr(dim, '__index__') else 2}")
+    return result
 
 
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
