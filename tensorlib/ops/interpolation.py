@@ -275,7 +275,11 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     return shape.reshape(places, (theta.array.shape[0], *lengths, count))
 
 
-@called(lambda input, *_, **__: f"GridSampler{input.ndim - 2}DBackward0")
+def _sampler(input: Tensor, *_: object, **__: object) -> str:
+    return f"GridSampler{input.ndim - 2}DBackward0"
+
+
+@called(_sampler)
 @accepts("f")
 def grid_sample(
     input: Tensor,

@@ -226,8 +226,12 @@ def _selected(
     return squeeze(values, axis), squeeze(indices, axis)
 
 
+def _overload(input: Tensor, dim: int | None = None, *_: object, **__: object) -> int:
+    return 0 if dim is None else 1
+
+
 @takes_exact_out
-@called(lambda input, dim=None, *_, **__: f"MedianBackward{0 if dim is None else 1}")
+@called(lambda *args, **kwargs: f"MedianBackward{_overload(*args, **kwargs)}")
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median, NaN if there is one; with `dim`, `(values, indices)` along it."""
     if dim is None:
@@ -236,7 +240,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 
 @takes_exact_out
-@called(lambda input, dim=None, *_, **__: f"NanmedianBackward{0 if dim is None else 1}")
+@called(lambda *args, **kwargs: f"NanmedianBackward{_overload(*args, **kwargs)}")
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median of what is not NaN; with `dim`, `(values, indices)` along it."""
     if dim is None:
