@@ -208,6 +208,8 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The gradient that backward accumulated."""
+        if self._grad is None and self._node is not None:
+            attributes.warn_of_no_grad(self)
         return self._grad
 
     @grad.setter

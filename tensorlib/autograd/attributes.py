@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,17 @@ def requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
         )
     self._requires_grad = bool(requires_grad)
     return self
+
+
+def warn_of_no_grad(self: Tensor) -> None:
+    """Say that backward leaves no gradient at a tensor that is no leaf."""
+    if not self.retains_grad:
+        warnings.warn(
+            "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad"
+            " attribute won't be populated during autograd.backward(). Hint: .retain_grad() on it"
+            " before, or access the leaf it was made of.",
+            stacklevel=3,
+        )
 
 
 def set_grad(self: Tensor, value: Tensor | None) -> None:

@@ -184,6 +184,14 @@ def kl_div(
     else:
         loss = elementwise.sub(xlogy(target, target), elementwise.mul(target, input))
     reduction = legacy_reduction(size_average, reduce, reduction)
+    if reduction == "mean":
+        warnings.warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support size."
+            "'batchmean' divides only by the batch size, and aligns with the KL div math"
+            " definition.'mean' will be changed to behave the same as 'batchmean' in the next major"
+            " release.",
+            stacklevel=2,
+        )
     if reduction == "batchmean":
         return elementwise.div(
             reductions.sum(loss), input.array.shape[0] if input.array.ndim else 1

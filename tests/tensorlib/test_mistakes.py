@@ -360,3 +360,32 @@ def test_messages_show_the_values_and_the_way_out(name):
         pytest.skip("a GPU is here")
     with pytest.raises(Exception, match=WORDS[name]):
         CASES[name](tensorlib)
+
+
+WARNED = {
+    "gradient of a non-leaf": (lambda t: (t.ones(2, requires_grad=True) * 2).grad, "not a leaf"),
+    "mean of a divergence": (
+        lambda t: t.nn.functional.kl_div(t.zeros(2, 2), t.ones(2, 2)),
+        "batchmean",
+    ),
+    "sizes that broadcast": (
+        lambda t: t.nn.functional.mse_loss(t.ones(2, 1), t.ones(2)),
+        "target size",
+    ),
+    "softmax without dim": (lambda t: t.nn.functional.softmax(t.ones(2, 2)), "dim"),
+    "schedule before optimizer": (
+        lambda t: t.optim.lr_scheduler.StepLR(
+            t.optim.SGD(t.nn.Linear(1, 1).parameters(), lr=0.1), 1
+        ).step(),
+        r"optimizer\.step",
+    ),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", WARNED)
+def test_torch_and_tensorlib_warn_of_the_same(name):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+    for lib in (torch, tensorlib):
+        with pytest.warns(UserWarning, match=WARNED[name][1]):
+            WARNED[name][0](lib)

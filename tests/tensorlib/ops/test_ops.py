@@ -117,6 +117,7 @@ def moved(sample, directions, step):
     return [move(value) for value in args], {key: move(value) for key, value in kwargs.items()}
 
 
+@pytest.mark.filterwarnings("ignore:reduction. 'mean'")  # kl_div
 @pytest.mark.parametrize(("name", "number"), CASES, ids=IDS)
 def test_gradient_is_the_central_difference(name, number):
     results, bound = run(tensorlib, name, number, "float64", grad=True)
@@ -145,6 +146,7 @@ def test_gradient_is_the_central_difference(name, number):
     assert actual == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:reduction. 'mean'")  # kl_div
 @pytest.mark.parametrize(("name", "number"), CASES, ids=IDS)
 def test_layout_of_the_input_does_not_matter(name, number):
     if name in NO_STRIDES | UNSPECIFIED | DRAWN:
