@@ -639,7 +639,7 @@ if TYPE_CHECKING:
         utils,
         vision,
     )
-    from tensorlib.amp import autocast
+    from tensorlib.amp import GradScaler, autocast
     from tensorlib.batching import vmap
     from tensorlib.serialization import load, save
 
@@ -729,8 +729,8 @@ def __getattr__(name: str) -> Any:
         return dtypes.bfloat16
     if name.endswith("Tensor") and (found := _tensor_type(name)) is not None:
         return found
-    if name == "autocast":
-        return importlib.import_module("tensorlib.amp").autocast
+    if name in ("GradScaler", "autocast"):
+        return getattr(importlib.import_module("tensorlib.amp"), name)
     if name == "vmap":
         return importlib.import_module("tensorlib.batching").vmap
     if name in ("load", "save"):
@@ -746,6 +746,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Generator",
+    "GradScaler",
     "Size",
     "Tensor",
     "abs",

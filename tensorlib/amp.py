@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tensorlib.optim import Optimizer
     from tensorlib.tensor import Tensor
 
-__all__ = ["GradScaler", "autocast"]
+__all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd", "is_autocast_available"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -236,6 +236,26 @@ class GradScaler:
         self._backoff_factor = state_dict["backoff_factor"]
         self._growth_interval = state_dict["growth_interval"]
         self._growth_tracker = state_dict["_growth_tracker"]
+
+
+def is_autocast_available(device_type: str) -> bool:
+    """False: operations are not cast one by one."""
+    device(device_type)
+    return False
+
+
+def custom_fwd(
+    fwd: Callable[..., Any] | None = None, *, device_type: str, cast_inputs: Any = None
+) -> Any:
+    """Decorator of an `autograd.Function`'s forward: itself, as autocast is never on."""
+    device(device_type)
+    return (lambda function: function) if fwd is None else fwd
+
+
+def custom_bwd(bwd: Callable[..., Any] | None = None, *, device_type: str) -> Any:
+    """Decorator of an `autograd.Function`'s backward: itself, as autocast is never on."""
+    device(device_type)
+    return (lambda function: function) if bwd is None else bwd
 
 
 def _cuda_is_available() -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
 from tensorlib import amp
 
-__all__ = ["GradScaler", "autocast"]
+__all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd"]
+
+custom_fwd = functools.partial(amp.custom_fwd, device_type="cuda")
+custom_bwd = functools.partial(amp.custom_bwd, device_type="cuda")
 
 
 def _old(name: str) -> None:

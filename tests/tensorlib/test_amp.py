@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 import tensorlib
+from tensorlib import amp
 from tensorlib.amp import GradScaler, autocast
 
 
@@ -90,6 +91,24 @@ def test_without_a_gpu_it_warns_and_is_off():
         tensorlib.cuda.amp.GradScaler(enabled=False)
     with pytest.warns(FutureWarning, match=r"torch.amp.autocast\('cuda'"):
         tensorlib.cuda.amp.autocast(enabled=False)
+
+
+def test_custom_functions_are_as_they_are():
+    class Double(tensorlib.autograd.Function):
+        @staticmethod
+        @amp.custom_fwd(device_type="cpu", cast_inputs=tensorlib.float32)
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        @tensorlib.cuda.amp.custom_bwd
+        def backward(ctx, grad):
+            return grad * 2
+
+    x = tensorlib.ones(2, requires_grad=True)
+    Double.apply(x).sum().backward()
+    assert x.grad.tolist() == [2, 2]
+    assert not amp.is_autocast_available("cpu")
 
 
 def test_autocast():
