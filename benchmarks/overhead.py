@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -208,18 +209,30 @@ def training(rounds: int, repeats: int) -> None:
 
 
 def imports(rounds: int = 7) -> None:
-    """Fresh processes; what the interpreter itself takes is in both."""
+    """Fresh processes, the interpreter itself included: with the bytecode that Python keeps after
+    a first import, and without it (as where PYTHONDONTWRITEBYTECODE is set).
+    """
     print("\nimport in a fresh process, s (median)")
-    times: dict[str, list[float]] = {"numpy": [], "tensorlib": []}
-    for _ in range(rounds):
-        for name, values in times.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
-            values.append(time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = {**os.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        ways = {
+            "numpy": ("import numpy", kept),
+            "tensorlib": ("import tensorlib", kept),
+            "tensorlib, compiled anew": (
+                "import sys, numpy; sys.pycache_prefix = sys.argv[1]; import tensorlib",
+                {**kept, "PYTHONDONTWRITEBYTECODE": "1"},
+            ),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(rounds + 1):
+            for name, (code, environment) in ways.items():
+                command = [sys.executable, "-c", code, os.path.join(folder, "none")]
+                start = time.perf_counter()
+                subprocess.run(command, check=True, env=environment)
+                if turn:  # the first makes the bytecode
+                    times[name].append(time.perf_counter() - start)
     for name, values in times.items():
-        print(f"{name:<14}{statistics.median(values):.3f}")
-    if sys.dont_write_bytecode:
-        print("(PYTHONDONTWRITEBYTECODE is set: every process compiles tensorlib anew)")
+        print(f"{name:<26}{statistics.median(values):.3f}")
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def _row_samples() -> list[tuple[Any, ...]]:
 def row_norm(rows: Any, eps: float) -> Any:
     """`(normalised, 1/std)` of each row of [M, D]."""
     count = rows.shape[-1]
-    out = rows - rows.sum(-1, keepdims=True) / count
+    out = rows - np.add.reduce(rows, -1, keepdims=True) / count
     variance = np.einsum("ij,ij->i", out, out)[:, None] / count
     invstd = 1 / np.sqrt(variance + rows.dtype.type(eps))
     out *= invstd

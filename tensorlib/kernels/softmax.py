@@ -17,15 +17,15 @@ def _samples() -> list[tuple[Any, ...]]:
 @kernel(_samples)
 def softmax(x: Any, axis: int) -> Any:
     """Exponentials normalised to sum to one along `axis`."""
-    out = np.subtract(x, x.max(axis=axis, keepdims=True), order="C")
+    out = np.subtract(x, np.maximum.reduce(x, axis, keepdims=True), order="C")
     np.exp(out, out=out)
-    out /= out.sum(axis=axis, keepdims=True)
+    out /= np.add.reduce(out, axis, keepdims=True)
     return out
 
 
 @kernel(_samples)
 def log_softmax(x: Any, axis: int) -> Any:
     """Logarithm of softmax along `axis`."""
-    out = np.subtract(x, x.max(axis=axis, keepdims=True), order="C")
-    out -= np.log(np.exp(out).sum(axis=axis, keepdims=True))
+    out = np.subtract(x, np.maximum.reduce(x, axis, keepdims=True), order="C")
+    out -= np.log(np.add.reduce(np.exp(out), axis, keepdims=True))
     return out

@@ -417,14 +417,17 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 def softmax(input: Tensor, dim: Any = None, dtype: Any = None) -> Tensor:
     """Exponentials of `input`, normalised to sum to one along `dim`."""
     x, axis, input, kind = _soft("softmax", input, dim, dtype)
-    output = (softmax_kernels.softmax(x, axis) if x.size else x.copy()).reshape(input.array.shape)
+    output = softmax_kernels.softmax(x, axis) if x.size else x.copy()
+    if not input.array.ndim:
+        output = output.reshape(())
 
     def backward(grad: Array) -> Grads:
         if not grad.ndim:
             return (grad * 0,)
         return (output * (grad - (grad * output).sum(axis, keepdims=True)),)
 
-    return astype(record(output, backward, input), kind)
+    result = record(output, backward, input)
+    return result if kind is output.dtype else astype(result, kind)
 
 
 def _soft(where: str, input: Tensor, dim: Any, dtype: Any) -> tuple[Any, int, Tensor, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib import dtypes
+from tensorlib.autograd.tape import mode
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.ops import elementwise, reduction, shape
 from tensorlib.ops._common import (
@@ -23,6 +24,7 @@ from tensorlib.ops._common import (
     promoted,
     record,
     wants,
+    wrap,
 )
 from tensorlib.ops._formula import derived
 from tensorlib.ops.out import direct, takes_exact_out, takes_out
@@ -83,6 +85,8 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         raise ShapeError(
             "matmul", f"batch dimensions of {a.shape} and {b.shape} do not broadcast"
         ) from None
+    if not mode.grad:
+        return wrap(output)
     m, n = a.ndim, b.ndim
     a = a if other._requires_grad or wants(other) else None
     b = b if input._requires_grad or wants(input) else None
@@ -398,6 +402,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: An
                 ) from None
     if half:
         output = output.astype(x.dtype)
+    if not mode.grad:
+        return wrap(output)
     shape = x.shape
     x = x if weight._requires_grad or wants(weight) else None
     w = w if input._requires_grad or wants(input) else None
