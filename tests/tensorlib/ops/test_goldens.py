@@ -14,6 +14,7 @@ GOLDENS = json.loads(PATH.read_text())
 
 @pytest.mark.parametrize(("name", "number"), CASES, ids=IDS)
 @pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
 def test_sample_equals_its_record(name, number):
     expected = GOLDENS[f"{name}-{number}"]
     actual = digest(tensorlib, name, number)
