@@ -11,10 +11,9 @@ import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
-from tensorlib.ops import elementwise, shape
+from tensorlib.ops import activation, elementwise, shape
 from tensorlib.ops import reduction as reductions
 from tensorlib.ops._common import called, choice, wrap
-from tensorlib.ops.classification import binary_cross_entropy_with_logits
 from tensorlib.ops.loss import _reduce, legacy_reduction
 from tensorlib.ops.types import accepts
 
@@ -93,7 +92,12 @@ def multilabel_soft_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Mean binary cross entropy of logits over classes."""
-    loss = binary_cross_entropy_with_logits(input, target, reduction="none")
+    # as PyTorch: unlike binary_cross_entropy_with_logits it takes targets of integers
+    here = elementwise.mul(target, activation.logsigmoid(input))
+    there = elementwise.mul(
+        elementwise.rsub(target, 1), activation.logsigmoid(elementwise.neg(input))
+    )
+    loss = elementwise.neg(elementwise.add(here, there))
     if weight is not None:
         loss = elementwise.mul(loss, weight)
     return _reduce(
