@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,7 +48,6 @@ __all__ = [
     "expect_tensor",
     "floating",
     "floating_pair",
-    "half_in_single",
     "is_array",
     "named",
     "not_for",
@@ -116,21 +114,6 @@ def single(input: Any) -> Any:
 def conj(value: Any) -> Any:
     """The conjugate of a complex array or Tensor, others themselves."""
     return value.conj() if getattr(value, "array", value).dtype.kind == "c" else value
-
-
-def half_in_single(op: F) -> F:
-    """An operation that computes half precision inputs in float32 and rounds its result once."""
-
-    @functools.wraps(op)
-    def widened(input: Any, *args: Any, **kwargs: Any) -> Any:
-        if input.array.dtype.char not in "eE":
-            return op(input, *args, **kwargs)
-        kind = input.array.dtype
-        wide = [single(a) if hasattr(a, "array") else a for a in args]
-        named = {k: single(a) if hasattr(a, "array") else a for k, a in kwargs.items()}
-        return astype(op(single(input), *wide, **named), kind)
-
-    return widened  # type: ignore[return-value]  # the same signature
 
 
 def scalar_dtype(value: Any) -> Any:

@@ -12,8 +12,9 @@ from tensorlib import dtypes
 from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, ShapeError
 from tensorlib.kernels import normalization as kernels
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, called, check_dtype, half_in_single, record
+from tensorlib.ops._common import Array, Grads, called, check_dtype, record
 from tensorlib.ops.strides import in_planes
+from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -36,7 +37,7 @@ def _check_types(where: str, x: Array, *parameters: Tensor | None) -> None:
             )
 
 
-@half_in_single
+@accepts("f")
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -214,7 +215,7 @@ def _evaluate(
     return record(output, backward, *inputs, smooth=smooth)
 
 
-@half_in_single
+@accepts("f")
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int] | int,
@@ -264,7 +265,7 @@ def layer_norm(
     return record(output, backward, *inputs, smooth=smooth)
 
 
-@half_in_single
+@accepts("fc")
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -274,7 +275,6 @@ def rms_norm(
     """`input` divided by its root mean square over the last dimensions `normalized_shape`."""
     sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     n = len(sizes)
-    check_dtype("rms_norm", input.array, "fc", "floating point")
     if not n or input.array.shape[-n:] != sizes:
         raise ShapeError(
             "rms_norm",
@@ -289,7 +289,7 @@ def rms_norm(
 
 
 @called("NativeGroupNormBackward0")
-@half_in_single
+@accepts("f")
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -326,7 +326,7 @@ def group_norm(
 
 
 @called("ViewBackward0")
-@half_in_single
+@accepts("f")
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -367,7 +367,7 @@ def instance_norm(
     return shape.contiguous(group_norm(input, x.shape[1], weight, bias, eps))
 
 
-@half_in_single
+@accepts("fiubc")
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
