@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,7 +69,6 @@ __all__ = [
 ]
 
 Number = bool | int | float | complex
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def astype(input: Tensor, dtype: Any) -> Tensor:
