@@ -78,6 +78,7 @@ from tensorlib.interop import (
     from_numpy,
     frombuffer,
 )
+from tensorlib.kernels.cpu import overrides as _overrides  # noqa: F401  # registers them
 from tensorlib.ops._common import (
     broadcast_shapes,
 )

@@ -7,6 +7,7 @@ CuPy is imported only here, and only when a CUDA device is asked for.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -189,19 +190,28 @@ def address(array: Any) -> int:
     return int(array.data.ptr)
 
 
+_threads: int | None = None  # what set_num_threads was told
+_kernel_threads: Callable[[int], None] | None = None  # sets the threads of compiled kernels
+
+
 def set_num_threads(count: int) -> None:
-    """Use `count` CPU threads for matrix products in this process."""
+    """Use `count` CPU threads in this process, for matrix products and kernels alike."""
+    global _threads
     if not isinstance(count, int) or isinstance(count, bool):
         raise ArgumentError("set_num_threads", f"{count!r} is not an integer", "a positive integer")
     if count < 1:
         raise InvalidValueError("set_num_threads", f"{count} given", "a positive integer")
-    import threadpoolctl
-
-    threadpoolctl.threadpool_limits(count)
+    _threads = count
+    if _kernel_threads is None:
+        _limit_blas(count)
+    else:
+        _kernel_threads(count)
 
 
 def get_num_threads() -> int:
-    """The number of CPU threads used for matrix products."""
+    """The number of CPU threads used for matrix products and kernels."""
+    if _threads is not None:
+        return _threads
     import threadpoolctl
 
     counts = [
@@ -210,3 +220,20 @@ def get_num_threads() -> int:
         if pool["user_api"] == "blas"
     ]
     return max(counts, default=1)
+
+
+def share_threads(set_kernel_threads: Callable[[int], None]) -> None:
+    """Give the threads to compiled kernels, whose number the function sets, and leave BLAS one: its
+    waiting threads would compete with theirs.
+    """
+    global _threads, _kernel_threads
+    _threads = get_num_threads()
+    _kernel_threads = set_kernel_threads
+    set_kernel_threads(_threads)
+    _limit_blas(1)
+
+
+def _limit_blas(count: int) -> None:
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(count)

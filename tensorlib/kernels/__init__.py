@@ -2,18 +2,27 @@
 condition they hold under.
 
 The reference body runs on any array backend and is the specification. `python -m tensorlib.kernels`
-lists which override
-answers for what; `TENSORLIB_KERNELS=reference` turns them off.
+lists which override answers for what; `TENSORLIB_KERNELS=reference` turns them off. One that cannot
+be compiled here says so once, and the reference answers from then on.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tensorlib.errors import InvalidValueError
+
+
+class Unsupported(RuntimeError):
+    """A compiled body cannot work on this machine; the reference body answers."""
+
+
+class KernelWarning(UserWarning):
+    """A compiled body was given up."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,18 @@ class Kernel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for override in self._active:
             if override.condition(*args, **kwargs):
-                return override.function(*args, **kwargs)
+                try:
+                    return override.function(*args, **kwargs)
+                except Unsupported as problem:
+                    self._give_up(override, problem)
         return self.reference(*args, **kwargs)
+
+    def _give_up(self, override: Override, problem: Unsupported) -> None:
+        self._active = tuple(one for one in self._active if one is not override)
+        text = str(problem)
+        if text not in _said:  # the same cause stops every kernel: one line is enough
+            _said.add(text)
+            warnings.warn(f"{text}; NumPy computes instead", KernelWarning, stacklevel=4)
 
     def override(
         self, when: str, condition: Callable[..., bool]
@@ -63,6 +82,7 @@ class Kernel:
 
 
 REGISTRY: dict[str, Kernel] = {}
+_said: set[str] = set()
 
 
 def choice() -> str:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-HEAVY = ("cupy", "ray", "mlflow", "pandas", "PIL", "torch")
+HEAVY = ("cupy", "ray", "mlflow", "pandas", "PIL", "torch", "numba", "llvmlite", "scipy")
 
 
 def run(code, **environment):
@@ -25,8 +25,14 @@ def test_import_pulls_in_nothing_heavy():
     assert found == "[]"
 
 
-def test_import_takes_under_300_ms(tmp_path):
-    """Of processor time, NumPy's included, once the bytecode is there as an installation has it."""
-    code = "import time; import tensorlib; print(time.process_time())"
+def test_import_takes_less_than_twice_numpys(tmp_path):
+    """Processor time, once the bytecode is there as an installation has it; 0.12 s on a machine
+    where NumPy takes 0.09 s, and NumPy is most of it everywhere.
+    """
     cache = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    assert min(float(run(code, **cache)) for _ in range(4)) < 0.3
+
+    def seconds(module):
+        code = f"import time; import {module}; print(time.process_time())"
+        return min(float(run(code, **cache)) for _ in range(4))
+
+    assert seconds("tensorlib") < 2 * seconds("numpy")

@@ -9,6 +9,12 @@ import pytest
 
 import tensorlib
 from tensorlib import kernels
+from tensorlib.kernels import cpu
+
+
+@pytest.fixture(autouse=True)
+def compiled_whatever_the_size(monkeypatch):
+    monkeypatch.setattr(cpu, "sizes_matter", False)
 
 
 def arrays(result):

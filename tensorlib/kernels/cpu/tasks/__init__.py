@@ -1,0 +1,1 @@
+"""Compiled code of the kernels, one file per family; needs Numba."""
