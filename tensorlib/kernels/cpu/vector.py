@@ -4,7 +4,7 @@
 zero) touch memory; `splat(x)` repeats a number; `+ - * /`, unary `-`, `fma(a, b, c) = a * b + c`
 and `sqrt` work lane by lane. `maximum`, `minimum` pass NaN on as PyTorch's do: a NaN in either
 operand gives NaN. `less(a, b)` and its kin give masks for `select(mask, a, b)`. `total(v)` adds the
-lanes. `exp`, `tanh`, `erf`, `log` are polynomials with errors of a few ulp.
+lanes. `exp expm1 sigmoid tanh erf log log1p` are polynomials with errors of a few ulp.
 
 Scalars in memory: `load_f32 store_f32 load_i64 store_i64 load_u8 load_i32`.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import (
@@ -80,6 +81,14 @@ def emit_store(builder: Any, value: Any, address: Any, align: int = 4) -> Any:
     made = builder.store(value, builder.inttoptr(address, value.type.as_pointer()))
     made.align = align
     return made
+
+
+def emit_prefetch(builder: Any, address: Any, write: bool) -> None:
+    """Ask for the cache line at an address."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    numbers = [ir.Constant(I32, value) for value in (int(write), 3, 1)]
+    builder.call(function, [builder.inttoptr(address, I8.as_pointer()), *numbers])
 
 
 def emit_lanes(builder: Any, count: Any) -> Any:
@@ -256,22 +265,59 @@ def _emit_mantissa(b: Any, x: Any) -> Any:
     return b.bitcast(b.or_(bits, ir.Constant(INTS, [0x3F800000] * LANES)), VECTOR)
 
 
+_MAGIC = 1.5 * 2.0**23  # a float near it holds the whole number n in its low bits
+
+
+def _emit_powers(b: Any, t: Any, steps: int) -> Any:
+    """2^n of t = n + _MAGIC in two factors (one with `steps` 1): neither overflows for n in
+    [-252, 254]; no conversion to integers, which NaN would make undefined.
+    """
+    bits = b.bitcast(t, INTS)
+    if steps == 2:
+        whole = b.sub(bits, ir.Constant(INTS, [0x4B400000] * LANES))
+        bits = b.ashr(whole, ir.Constant(INTS, [1] * LANES))
+        return _emit_power(b, bits), _emit_power(b, b.sub(whole, bits))
+    return _emit_power(b, bits)
+
+
+def _emit_power(b: Any, bits: Any) -> Any:
+    shifted = b.shl(bits, ir.Constant(INTS, [23] * LANES))
+    return b.bitcast(b.add(shifted, ir.Constant(INTS, [0x3F800000] * LANES)), VECTOR)
+
+
+def _emit_times_power(b: Any, x: Any, t: Any) -> Any:
+    first, second = _emit_powers(b, t, 2)
+    return b.fmul(b.fmul(x, first), second)
+
+
 rounded = _make(vector, (vector,), _emit_round)
+times_power = _make(vector, (vector, vector), _emit_times_power)
+power = _make(vector, (vector,), lambda b, t: _emit_powers(b, t, 1))
+copysign = _make(vector, (vector, vector), lambda b, x, y: emit_call(b, "copysign", x, y))
 scale_by_power = _make(vector, (vector, vector), _emit_scale)
 exponent = _make(vector, (vector,), _emit_exponent)
 mantissa = _make(vector, (vector,), _emit_mantissa)
 
 
 @inner
-def exp(x):
-    """e^x: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes expf); 0 and inf beyond the
-    range, NaN for NaN.
+def above(x, least):
+    """x, or `least` where x is smaller; NaN for NaN. One instruction, where `maximum` takes four:
+    for bounds that are no NaN.
     """
-    low = less(x, splat(-104.0))
-    high = less(splat(88.8), x)
-    z = select(low, splat(-104.0), select(high, splat(88.8), x))
-    n = rounded(z * splat(1.44269504088896341))
-    r = fma(n, splat(-0.693359375), z)
+    return select(less(x, least), least, x)
+
+
+@inner
+def below(x, most):
+    """x, or `most` where x is larger; NaN for NaN."""
+    return select(less(most, x), most, x)
+
+
+@inner
+def _exp_rest(x, t):
+    """e^r - 1 for r = x - (t - _MAGIC) ln 2 in [-ln 2 / 2, ln 2 / 2] (Cephes expf)."""
+    n = t - splat(_MAGIC)
+    r = fma(n, splat(-0.693359375), x)
     r = fma(n, splat(2.12194440e-4), r)
     p = splat(1.9875691500e-4)
     p = fma(p, r, splat(1.3981999507e-3))
@@ -279,5 +325,109 @@ def exp(x):
     p = fma(p, r, splat(4.1665795894e-2))
     p = fma(p, r, splat(1.6666665459e-1))
     p = fma(p, r, splat(5.0000001201e-1))
-    p = fma(p, r * r, r) + splat(1.0)
-    return select(is_nan(x), x, scale_by_power(p, select(is_nan(x), splat(0.0), n)))
+    return fma(p, r * r, r)
+
+
+@inner
+def exp(x):
+    """e^x; 0 and inf beyond the range, NaN for NaN."""
+    x = below(above(x, splat(-104.0)), splat(88.8))
+    t = fma(x, splat(1.44269504088896341), splat(_MAGIC))
+    return times_power(_exp_rest(x, t) + splat(1.0), t)
+
+
+@inner
+def expm1(x):
+    """e^x - 1, accurate near zero too."""
+    x = below(above(x, splat(-17.5)), splat(88.8))
+    t = fma(x, splat(1.44269504088896341), splat(_MAGIC))
+    half = power(t - splat(1.0))  # 2^128 would be infinite
+    found = fma(half, _exp_rest(x, t), half - splat(0.5))
+    return copysign(found + found, x)  # the sign of zero
+
+
+@inner
+def sigmoid(x):
+    """1 / (1 + e^-x)."""
+    return splat(1.0) / (splat(1.0) + exp(-x))
+
+
+@inner
+def tanh(x):
+    """Hyperbolic tangent: 1 - 2 / (e^(2 |x|) + 1), a polynomial near zero (Cephes tanhf)."""
+    z = absolute(x)
+    w = below(z + z, splat(20.0))
+    t = fma(w, splat(1.44269504088896341), splat(_MAGIC))
+    e = power(t) * (_exp_rest(w, t) + splat(1.0))
+    large = splat(1.0) - splat(2.0) / (e + splat(1.0))
+    s = x * x
+    p = splat(-5.70498872745e-3)
+    p = fma(p, s, splat(2.06390887954e-2))
+    p = fma(p, s, splat(-5.37397155531e-2))
+    p = fma(p, s, splat(1.33314422036e-1))
+    p = fma(p, s, splat(-3.33332819422e-1))
+    return copysign(select(less(z, splat(0.625)), fma(p * s, z, z), large), x)
+
+
+@inner
+def erf(x):
+    """Error function: a polynomial near zero, 1 - e^polynomial beyond (N. Juffa, 2015)."""
+    z, s = below(absolute(x), splat(4.0)), x * x
+    p = fma(splat(-1.72853470e-5), z, splat(3.83197126e-4))
+    q = fma(splat(-3.88396438e-3), z, splat(2.42546219e-2))
+    p = fma(p, z * z, q)
+    p = fma(p, z, splat(-1.06777877e-1))
+    p = fma(p, z, splat(-6.34846687e-1))
+    p = fma(p, z, splat(-1.28717512e-1))
+    p = fma(p, z, -z)
+    t = fma(p, splat(1.44269504088896341), splat(_MAGIC))
+    large = splat(1.0) - power(t) * (_exp_rest(p, t) + splat(1.0))
+    p = splat(-5.96761703e-4)
+    p = fma(p, s, splat(4.99119423e-3))
+    p = fma(p, s, splat(-2.67681349e-2))
+    p = fma(p, s, splat(1.12819925e-1))
+    p = fma(p, s, splat(-3.76125336e-1))
+    p = fma(p, s, splat(1.28379166e-1))
+    return copysign(select(less(z, splat(0.927734375)), fma(p, z, z), large), x)
+
+
+@inner
+def _log_rest(r):
+    """log(1 + r) for r in [sqrt(1/2) - 1, sqrt(2) - 1], less r (Cephes logf)."""
+    z = r * r
+    p = splat(7.0376836292e-2)
+    p = fma(p, r, splat(-1.1514610310e-1))
+    p = fma(p, r, splat(1.1676998740e-1))
+    p = fma(p, r, splat(-1.2420140846e-1))
+    p = fma(p, r, splat(1.4249322787e-1))
+    p = fma(p, r, splat(-1.6668057665e-1))
+    p = fma(p, r, splat(2.0000714765e-1))
+    p = fma(p, r, splat(-2.4999993993e-1))
+    p = fma(p, r, splat(3.3333331174e-1))
+    return fma(p * r, z, splat(-0.5) * z)
+
+
+@inner
+def log(x):
+    """Natural logarithm: -inf at zero, NaN below."""
+    tiny = less(x, splat(1.17549435e-38))
+    z = select(tiny, x * splat(8388608.0), x)
+    e = exponent(z) + select(tiny, splat(-23.0), splat(0.0))
+    m = mantissa(z)
+    large = less(splat(1.41421356), m)
+    m = select(large, m * splat(0.5), m)
+    e = select(large, e + splat(1.0), e)
+    r = m - splat(1.0)
+    y = fma(e, splat(-2.12194440e-4), _log_rest(r)) + r
+    y = fma(e, splat(0.693359375), y)
+    y = select(less(x, splat(np.inf)), y, x)  # infinity and NaN are their own
+    y = select(equal(x, splat(0.0)), splat(-np.inf), y)
+    return select(less(x, splat(0.0)), splat(np.nan), y)
+
+
+@inner
+def log1p(x):
+    """log(1 + x) for x in [0, 1], accurate near zero too."""
+    large = less(splat(0.41421356), x)
+    r = select(large, fma(x, splat(0.5), splat(-0.5)), x)
+    return select(large, splat(0.69314718), splat(0.0)) + (_log_rest(r) + r)
