@@ -5,10 +5,12 @@
 | `<family>.py` | overrides: when they apply, and how arguments become addresses and numbers |
 | `tasks/<family>.py` | the compiled code, imported when first used |
 | `compiler.py` `vector.py` | from Python functions to machine code; vectors |
+| `loader.py` | machine code on disk and in memory |
 | `pool.py` `memory.py` | threads; memory of results |
 | `host.py` | vector width and register block of this CPU |
 
-Importing an override costs nothing: Numba is loaded when one is first called.
+Importing an override costs nothing: LLVM is loaded when one is first called, Numba when one must be
+compiled.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 
 from tensorlib.device import share_threads
 from tensorlib.kernels import Unsupported
+from tensorlib.kernels.cpu import host
 from tensorlib.kernels.cpu.memory import address, empty
 
 __all__ = ["Tasks", "address", "blocks", "dense", "empty", "runtime", "scratch", "single", "worth"]
@@ -44,6 +47,7 @@ def runtime() -> Any:
             found = import_module("tensorlib.kernels.cpu.pool")
         except ImportError as problem:
             raise Unsupported(f"compiled kernels need Numba ({problem})") from problem
+        host.blocking()
         share_threads(found.set_threads)
         _runtime = found
     return _runtime
@@ -55,13 +59,19 @@ class Tasks:
     def __init__(self, family: str) -> None:
         self._family = family
 
+    def address(self, name: str) -> int:
+        """Address of a task's machine code, for `pool.run`."""
+        runtime()
+        from tensorlib.kernels.cpu import loader
+
+        return loader.address(self._family, name)
+
     def __getattr__(self, name: str) -> Callable[..., None]:
-        launch = runtime().launch
-        module = import_module(f"tensorlib.kernels.cpu.tasks.{self._family}")
-        task = getattr(module, name)
+        function = self.address(name)
+        launch = runtime().launch_address
 
         def run(count: int, *arguments: Any) -> None:
-            launch(task, count, *arguments)
+            launch(function, count, *arguments)
 
         setattr(self, name, run)
         return run
@@ -82,8 +92,8 @@ sizes_matter = True  # False only in tests: compiled bodies answer for small arr
 
 
 def worth(size: int, least: int) -> bool:
-    """Whether work of `size` is enough for a compiled body, whose call costs some ten microseconds
-    (and Numba's import, once).
+    """Whether work of `size` is enough for a compiled body, whose call costs a few microseconds
+    (and LLVM's import, once).
     """
     return size >= least or not sizes_matter
 

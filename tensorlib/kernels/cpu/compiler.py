@@ -1,43 +1,35 @@
-"""From Python functions to machine code: `task` and `inner`, and the compiled code kept on disk.
+"""From Python functions to machine code: `task` and `inner`.
 
 A *task* is a function `(block, worker, *arguments)` that does one block of a kernel's work; it
 reads its arguments by their annotations: `ptr` (an address) and `i64` become integers, `f32` a
-float32. `launch` runs all blocks of a task on the threads of `pool`. All compiled code has one
-signature, so that nothing is compiled again for another layout or a read-only array.
+float32. The pool runs all blocks of a task. All compiled code has one signature, so that nothing is
+compiled again for another layout or a read-only array; what it returns says whether it raised.
 
-Compiled code is kept in a directory named after the CPU, the sources of this package and the
-versions of Numba, LLVM and NumPy; nothing in it can be stale, and processes that write at the same
-time write the same. Numba itself does not notice when a function called by a cached one changes,
-hence the hash over all sources.
+Modules that import this one (and with it Numba) are imported only when something must be compiled;
+`loader` keeps and loads what was.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-import tempfile
-import time
+import ctypes
+import threading
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, NewType
 
-import llvmlite
 import numba
 import numpy as np
-from numba.core import types
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
-from numba.core.ccallback import CFunc
-from numba.core.errors import NumbaError
+from llvmlite import ir
+from numba.core import compiler, types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from tensorlib.kernels import Unsupported
-from tensorlib.kernels.cpu import host
+from tensorlib.kernels.cpu import loader
 
 __all__ = [
     "Task",
-    "cache_directory",
+    "entry_point",
     "f32",
     "i64",
     "inner",
@@ -54,23 +46,24 @@ f32 = NewType("f32", float)
 # No flag that assumes away NaN or infinity; sums keep their order unless a function asks.
 FLAGS = {"contract", "nsz"}
 
+_OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 def inner(function: Callable[..., Any]) -> Any:
     """A function for tasks to call: compiled into them."""
-    return numba.njit(nogil=True, error_model="numpy", fastmath=FLAGS, inline="never")(function)
+    return numba.njit(fastmath=FLAGS, inline="never", **_OPTIONS)(function)
 
 
 def vectorised(function: Callable[..., Any]) -> Any:
     """As `inner`, where sums may be taken in another (fixed) order, so that loops with them become
     vector code.
     """
-    return numba.njit(nogil=True, error_model="numpy", fastmath={*FLAGS, "reassoc"})(function)
+    return numba.njit(fastmath={*FLAGS, "reassoc"}, **_OPTIONS)(function)
 
 
 @intrinsic
 def _argument(context: Any, address: Any, place: Any) -> Any:
     """The float64 number `place` of the arguments at `address`."""
-    from llvmlite import ir
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         at = builder.add(args[0], builder.mul(args[1], ir.Constant(ir.IntType(64), 8)))
@@ -87,27 +80,31 @@ _READ = {
 
 
 class Task:
-    """A compiled block function; `address` is made when it is first asked for."""
+    """A block function that can be compiled."""
 
     def __init__(self, function: Callable[..., Any], reassociate: bool) -> None:
         self.function = function
         self.name = function.__name__
         self.reassociate = reassociate
         self._address = 0
+        self._lock = threading.Lock()
 
     @property
     def address(self) -> int:
-        """Address of the machine code, compiled or loaded from the cache when first wanted."""
+        """Address of the machine code: from the cache for the tasks of this package, otherwise
+        compiled when first wanted.
+        """
         if not self._address:
-            try:
-                self._address = self._compile()
-            except NumbaError as problem:
-                raise Unsupported(
-                    f"the kernel {self.name} does not compile: {problem}"
-                ) from problem
+            package, _, family = self.function.__module__.rpartition(".")
+            with self._lock:
+                if package == loader.TASKS:
+                    self._address = loader.address(family, self.name)
+                elif not self._address:
+                    self._address = loader.load(self.compile(), self.name)
         return self._address
 
-    def _compile(self) -> int:
+    def compile(self) -> bytes:
+        """The object code; raises Unsupported where that cannot be made."""
         function = self.function
         names = function.__code__.co_varnames[2 : function.__code__.co_argcount]
         kinds = [function.__annotations__[name] for name in names]  # strings: annotations are late
@@ -117,18 +114,18 @@ class Task:
         scope: dict[str, Any] = {"_body": body, "_argument": _argument, "_f32": np.float32}
         scope["__name__"] = function.__module__
         exec(compile(source, function.__code__.co_filename, "exec"), scope)
-        entry = scope[self.name]
-        entry.__qualname__ = f"{function.__module__}.{self.name}"
-        signature = types.void(types.int64, types.int64, types.int64)
-        made = CFunc(
-            entry,
-            (signature.args, signature.return_type),
-            locals={},
-            options={"nopython": True, "error_model": "numpy"},
-        )
-        made._cache = _Cache(entry)
-        made.compile()
-        return int(made.address)
+        return _object_code(scope[self.name])
+
+
+class EntryPoint:
+    """A function of int64 numbers that is compiled as it is."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def compile(self) -> bytes:
+        """The object code; raises Unsupported where that cannot be made."""
+        return _object_code(self.function)
 
 
 def task(function: Callable[..., Any]) -> Task:
@@ -141,93 +138,68 @@ def vectorised_task(function: Callable[..., Any]) -> Task:
     return Task(function, True)
 
 
-# -- cache -----------------------------------------------------------------------------------------
+def entry_point(function: Callable[..., Any]) -> EntryPoint:
+    """Make a function of int64 numbers callable from C, without blocks and workers."""
+    return EntryPoint(function)
 
 
-@cache
-def _sources() -> str:
-    """A hash of all that decides about compiled code."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-    digest.update(repr(versions).encode())
-    return digest.hexdigest()[:16]
-
-
-@cache
-def cache_directory() -> Path:
-    """Where compiled code is kept: below `$TENSORLIB_CACHE`, or the user's cache directory, or a
-    temporary one of the user's own where that cannot be written.
-    """
-    base = os.environ.get("TENSORLIB_CACHE")
-    if base is None:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        base = os.path.join(home, "tensorlib")
-    place = Path(base) / "kernels" / f"{host.name()}-{_sources()}"
+def _object_code(function: Callable[..., Any]) -> bytes:
+    """Compile a function of int64 numbers; its object file exports `loader.ENTRY`."""
+    name = function.__name__
+    if numba.config.DISABLE_JIT:
+        raise Unsupported("NUMBA_DISABLE_JIT forbids compiled kernels")
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=place).close()
-    except OSError as problem:
-        user = getattr(os, "getuid", lambda: 0)()
-        other = Path(tempfile.gettempdir()) / f"tensorlib-{user}" / place.name
-        other.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _say(
-            f"{place} cannot be written ({problem.strerror}); compiled kernels are kept in {other}"
-        )
-        return other
-    return place
+        return _compiled(function)
+    except Unsupported:
+        raise
+    except Exception as problem:  # Numba and LLVM raise what they like
+        text = " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise Unsupported(f"the kernel {name} does not compile: {text}") from problem
 
 
-class _Locator(_CacheLocator):
-    def __init__(self, function: Any) -> None:
-        self._py_file = function.__code__.co_filename
-
-    def get_cache_path(self) -> str:
-        return str(cache_directory())
-
-    def get_source_stamp(self) -> str:
-        return _sources()
-
-    def get_disambiguator(self) -> str:
-        return ""
-
-    @classmethod
-    def from_function(cls, function: Any, file: str) -> _Locator:
-        return cls(function)
-
-
-class _Impl(CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
-
-
-class _Cache(FunctionCache):
-    _impl_class = _Impl
-
-    def load_overload(self, signature: Any, context: Any) -> Any:
-        """The compiled code, or None (and a line) where there is none; a damaged file is none."""
-        try:
-            found = super().load_overload(signature, context)
-        except Exception as problem:  # whatever unpickling half a file raises
-            _say(
-                f"the compiled {self._py_func.__name__} in {self.cache_path} is damaged ({problem})"
-            )
-            found = None
-        if found is None:
-            _compiling()
-        return found
+@global_compiler_lock
+def _compiled(function: Callable[..., Any]) -> bytes:
+    flags = compiler.Flags()
+    cpu_target.options.parse_as_flags(flags, {"nopython": True, **_OPTIONS})
+    flags.no_compile = True  # the entry is added first
+    context = cpu_target.target_context
+    result = compiler.compile_extra(
+        cpu_target.typing_context,
+        context,
+        function,
+        args=(types.int64,) * function.__code__.co_argcount,
+        return_type=types.void,
+        flags=flags,
+        locals={},
+    )
+    if result.typing_error is not None:
+        raise result.typing_error
+    library = result.library
+    library.enable_object_caching()
+    library.add_ir_module(_entry(context, result.fndesc))
+    library.finalize()
+    if library.has_dynamic_globals:
+        raise Unsupported(f"the kernel {function.__name__} holds addresses of this process")
+    process = ctypes.CDLL(None)
+    for called in library._final_module.functions:
+        outside = called.is_declaration and not called.name.startswith("llvm.")
+        if outside and not hasattr(process, called.name):  # what Numba itself provides is no help
+            raise Unsupported(f"the kernel {function.__name__} needs {called.name}")
+    return bytes(library._get_compiled_object())
 
 
-_began = 0.0
-
-
-def _compiling() -> None:
-    """Say once per process that kernels are being compiled."""
-    global _began
-    if not _began:
-        _began = time.monotonic()
-        _say(f"compiling kernels for this CPU once, into {cache_directory()}")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"tensorlib: {text}\n")
+def _entry(context: Any, description: Any) -> Any:
+    """A module with a C function that calls the compiled one and returns 1 where that raised."""
+    module = context.create_module("entry")
+    kind = context.call_conv.get_function_type(description.restype, description.argtypes)
+    compiled = ir.Function(module, kind, description.llvm_func_name)
+    word = ir.IntType(64)
+    made = ir.Function(
+        module, ir.FunctionType(word, [word] * len(description.argtypes)), loader.ENTRY
+    )
+    builder = ir.IRBuilder(made.append_basic_block("entry"))
+    status, _ = context.call_conv.call_function(
+        builder, compiled, description.restype, description.argtypes, made.args
+    )
+    builder.ret(builder.zext(status.is_error, word))
+    return module

@@ -1,0 +1,268 @@
+"""Compiled code on disk and in memory: `address(family, name)` is where a task's machine code lies.
+
+Machine code is kept as object files, one a task, `<cache>/kernels/<cpu>-<versions>/<family>-<hash>/
+<name>.o`: the directory names the CPU type with all its features, the versions of Python, Numba and
+LLVM, and the sources the task is compiled from, so that nothing in it can be stale. Files are
+written under another name and renamed, begin with a digest of their content, and are compiled again
+where that is wrong; of many processes that want the same task one compiles it and the others wait.
+
+Loading needs LLVM alone. Numba, whose import costs more than loading all kernels, is imported when
+something must be compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+
+from tensorlib.kernels import Unsupported
+from tensorlib.kernels.cpu import host
+
+__all__ = ["ENTRY", "address", "cache_directory", "load", "size_on_disk"]
+
+TASKS = "tensorlib.kernels.cpu.tasks"
+ENTRY = "tensorlib_entry"  # the one function an object file exports
+MAGIC = b"tensorlib kernel 1\n"
+LOCK_LIMIT_S = 120.0  # then a process compiles what another one seems to be stuck with
+
+_PLACE = Path(__file__).parent
+_addresses: dict[tuple[str, str], int] = {}
+_engines: list[Any] = []  # machine code lives as long as its engine
+_lock = threading.RLock()
+_said: set[str] = set()
+
+
+def address(family: str, name: str) -> int:
+    """Address of the task `name` of `tasks/<family>.py`: from memory, from disk, or compiled now.
+
+    Raises Unsupported where it is in neither and cannot be compiled.
+    """
+    found = _addresses.get((family, name))
+    if found is None:
+        with _lock:
+            found = _addresses.get((family, name))
+            if found is None:
+                found = _addresses[family, name] = load(_object_code(family, name), name)
+    return found
+
+
+def load(code: bytes, name: str) -> int:
+    """Put object code into memory; the address of its entry."""
+    try:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+    except RuntimeError as problem:
+        raise Unsupported(f"the compiled kernel {name} cannot be loaded: {problem}") from problem
+    found = int(engine.get_function_address(ENTRY))
+    if not found:
+        raise Unsupported(f"the compiled kernel {name} has no {ENTRY}")
+    _engines.append(engine)
+    return found
+
+
+def _object_code(family: str, name: str) -> bytes:
+    where = f"{family}-{family_hash(family)}/{name}.o"
+    code = _read(where)
+    if code is None:
+        with _only_process(f"{family}.lock"):
+            code = _read(where)
+            if code is None:
+                _say(f"compiling kernels for this CPU once, into {_writable()}")
+                code = _compile(family, name)
+                _write(where, code)
+    return code
+
+
+def _compile(family: str, name: str) -> bytes:
+    """Object code of a task, made by Numba."""
+    try:
+        module = import_module(f"{TASKS}.{family}")
+    except ImportError as problem:
+        raise Unsupported(f"compiled kernels need Numba ({problem})") from problem
+    code: bytes = getattr(module, name).compile()
+    return code
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+_IMPORT = re.compile(
+    r"^\s*(?:from|import)\s+tensorlib\.kernels\.cpu([\w.]*)(?:\s+import\s+(\(?[^\n]*))?", re.M
+)
+
+
+@cache
+def family_hash(family: str) -> str:
+    """A hash of all sources that decide about the code of `tasks/<family>.py`."""
+    found: set[Path] = set()
+    _add_sources(_PLACE / "tasks" / f"{family}.py", found)
+    digest = hashlib.sha256()
+    for path in sorted(found):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _add_sources(path: Path, found: set[Path]) -> None:
+    """Add `path` and the files of this package that it imports."""
+    if path in found or not path.is_file():
+        return
+    found.add(path)
+    for module, names in _IMPORT.findall(path.read_text(encoding="utf-8")):
+        parts = [part for part in module.split(".") if part]
+        base = _PLACE.joinpath(*parts)
+        if base.is_dir():
+            listed = [name.split(" as ")[0].strip() for name in names.strip("() \t").split(",")]
+            some = [base / f"{name}.py" for name in listed if name]
+            for one in some or sorted(base.glob("*.py")):
+                _add_sources(one, found)
+        else:
+            _add_sources(base.with_suffix(".py"), found)
+
+
+@cache
+def versions() -> str:
+    """A hash of the versions of what compiles."""
+    spec = find_spec("numba")
+    if spec is None or not spec.submodule_search_locations:
+        raise Unsupported("compiled kernels need Numba, which is not installed")
+    version = Path(spec.submodule_search_locations[0]) / "_version.py"  # importing takes a second
+    text = version.read_text(encoding="utf-8") if version.is_file() else ""
+    parts = (text, sys.version, llvmlite.__version__, np.__version__)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+@cache
+def cache_directory() -> Path:
+    """Where compiled code of this CPU type and these versions is kept: below `$TENSORLIB_CACHE`, or
+    the user's cache directory.
+    """
+    base = os.environ.get("TENSORLIB_CACHE")
+    if not base:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        base = os.path.join(home, "tensorlib")
+    return Path(base).absolute() / "kernels" / f"{host.name()}-{versions()}"
+
+
+@cache
+def _writable() -> Path:
+    """`cache_directory()`, or a directory of the user's own where that cannot be written."""
+    place = cache_directory()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as problem:
+        other = _temporary() or Path(tempfile.mkdtemp(prefix="tensorlib-"))
+        _say(f"{place} cannot be written ({problem.strerror}); compiled kernels go to {other}")
+        return other
+    return place
+
+
+def _temporary() -> Path | None:
+    """A directory in the system's temporary one that nobody else can have put code into."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    root = Path(tempfile.gettempdir()) / f"tensorlib-{user}"
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        status = root.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != user or status.st_mode & 0o022:
+            return None
+        place = root / cache_directory().name
+        place.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return place
+
+
+def size_on_disk() -> int:
+    """Bytes of compiled code in `cache_directory()`."""
+    return sum(path.stat().st_size for path in cache_directory().rglob("*.o"))
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def _read(where: str) -> bytes | None:
+    """The object code in a file of the cache, None where there is none that is whole."""
+    for place in (cache_directory(), _temporary() if _fallback_in_use() else None):
+        if place is None:
+            continue
+        try:
+            content = (place / where).read_bytes()
+        except OSError:
+            continue
+        digest, code = content[len(MAGIC) : len(MAGIC) + 32], content[len(MAGIC) + 32 :]
+        if content.startswith(MAGIC) and hashlib.sha256(code).digest() == digest:
+            return code
+        _say(f"the compiled kernel {place / where} is damaged and is compiled again")
+    return None
+
+
+def _fallback_in_use() -> bool:
+    return not os.access(cache_directory(), os.W_OK)
+
+
+def _write(where: str, code: bytes) -> None:
+    """Put a file into the cache, whole or not at all; a full disk costs only the next start."""
+    path = _writable() / where
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(MAGIC + hashlib.sha256(code).digest() + code)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as problem:
+        _say(f"{path} cannot be written ({problem.strerror})")
+
+
+@contextlib.contextmanager
+def _only_process(name: str) -> Iterator[None]:
+    """Let one process at a time compile a family; the lock goes with its process."""
+    try:
+        import fcntl
+
+        file = open(_writable() / name, "wb")  # noqa: SIM115
+    except (ImportError, OSError):
+        yield
+        return
+    with file:
+        limit = time.monotonic() + LOCK_LIMIT_S
+        while time.monotonic() < limit:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError:  # a file system without locks
+                break
+        yield
+
+
+def _say(text: str) -> None:
+    """One line on stderr, once per process."""
+    if text not in _said:
+        _said.add(text)
+        sys.stderr.write(f"tensorlib: {text}\n")
