@@ -128,6 +128,9 @@ class EntryPoint:
         return _object_code(self.function)
 
 
+COMPILED = (Task, EntryPoint)
+
+
 def task(function: Callable[..., Any]) -> Task:
     """Make `function(block, worker, *arguments)` a Task."""
     return Task(function, False)

@@ -35,7 +35,17 @@ import numpy as np
 from tensorlib.kernels import Unsupported
 from tensorlib.kernels.cpu import host
 
-__all__ = ["ENTRY", "address", "cache_directory", "load", "size_on_disk"]
+__all__ = [
+    "ENTRY",
+    "address",
+    "cache_directory",
+    "complete",
+    "load",
+    "prepare",
+    "set_complete",
+    "size_on_disk",
+    "writable_directory",
+]
 
 TASKS = "tensorlib.kernels.cpu.tasks"
 ENTRY = "tensorlib_entry"  # the one function an object file exports
@@ -82,16 +92,39 @@ def load(code: bytes, name: str) -> int:
 
 
 def _object_code(family: str, name: str) -> bytes:
-    where = f"{family}-{family_hash(family)}/{name}.o"
+    where = _file(family, name)
     code = _read(where)
     if code is None:
         with _only_process(f"{family}.lock"):
             code = _read(where)
             if code is None:
-                _say(f"compiling kernels for this CPU once, into {_writable()}")
+                _say(f"compiling kernels for this CPU once, into {writable_directory()}")
                 code = _compile(family, name)
                 _write(where, code)
     return code
+
+
+def prepare(family: str, name: str) -> bool:
+    """See that a task is on disk; whether it had to be compiled."""
+    where = _file(family, name)
+    if _read(where) is not None:
+        return False
+    _write(where, _compile(family, name))
+    return True
+
+
+def complete(family: str) -> list[str] | None:
+    """The names of a family's tasks, where all of them are on disk."""
+    listed = _read(_file(family, "", "all"))
+    names = None if listed is None else listed.decode().split()
+    if names is None or any(_read(_file(family, name)) is None for name in names):
+        return None
+    return names
+
+
+def set_complete(family: str, names: list[str]) -> None:
+    """Note that these are a family's tasks."""
+    _write(_file(family, "", "all"), " ".join(names).encode())
 
 
 def _compile(family: str, name: str) -> bytes:
@@ -139,6 +172,10 @@ def _add_sources(path: Path, found: set[Path]) -> None:
             _add_sources(base.with_suffix(".py"), found)
 
 
+def _file(family: str, name: str, kind: str = "o") -> str:
+    return f"{family}-{family_hash(family)}/{name}.{kind}"
+
+
 @cache
 def versions() -> str:
     """A hash of the versions of what compiles."""
@@ -164,7 +201,7 @@ def cache_directory() -> Path:
 
 
 @cache
-def _writable() -> Path:
+def writable_directory() -> Path:
     """`cache_directory()`, or a directory of the user's own where that cannot be written."""
     place = cache_directory()
     try:
@@ -223,7 +260,7 @@ def _fallback_in_use() -> bool:
 
 def _write(where: str, code: bytes) -> None:
     """Put a file into the cache, whole or not at all; a full disk costs only the next start."""
-    path = _writable() / where
+    path = writable_directory() / where
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -244,7 +281,7 @@ def _only_process(name: str) -> Iterator[None]:
     try:
         import fcntl
 
-        file = open(_writable() / name, "wb")  # noqa: SIM115
+        file = open(writable_directory() / name, "wb")  # noqa: SIM115
     except (ImportError, OSError):
         yield
         return
