@@ -59,6 +59,16 @@ _lock = threading.RLock()
 _said: set[str] = set()
 
 
+def _after_fork() -> None:
+    """Another thread of the parent may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def address(family: str, name: str) -> int:
     """Address of the task `name` of `tasks/<family>.py`: from memory, from disk, or compiled now.
 
@@ -179,7 +189,10 @@ def _file(family: str, name: str, kind: str = "o") -> str:
 @cache
 def versions() -> str:
     """A hash of the versions of what compiles."""
-    spec = find_spec("numba")
+    try:
+        spec = find_spec("numba")
+    except ImportError:
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise Unsupported("compiled kernels need Numba, which is not installed")
     version = Path(spec.submodule_search_locations[0]) / "_version.py"  # importing takes a second
@@ -240,22 +253,23 @@ def size_on_disk() -> int:
 
 def _read(where: str) -> bytes | None:
     """The object code in a file of the cache, None where there is none that is whole."""
-    for place in (cache_directory(), _temporary() if _fallback_in_use() else None):
-        if place is None:
-            continue
-        try:
-            content = (place / where).read_bytes()
-        except OSError:
-            continue
-        digest, code = content[len(MAGIC) : len(MAGIC) + 32], content[len(MAGIC) + 32 :]
-        if content.startswith(MAGIC) and hashlib.sha256(code).digest() == digest:
-            return code
-        _say(f"the compiled kernel {place / where} is damaged and is compiled again")
+    place = cache_directory()
+    code = _content(place / where)
+    if code is None and writable_directory() != place:
+        code = _content(writable_directory() / where)
+    return code
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[len(MAGIC) : len(MAGIC) + 32], content[len(MAGIC) + 32 :]
+    if content.startswith(MAGIC) and hashlib.sha256(code).digest() == digest:
+        return code
+    _say(f"the compiled kernel {path} is damaged and is compiled again")
     return None
-
-
-def _fallback_in_use() -> bool:
-    return not os.access(cache_directory(), os.W_OK)
 
 
 def _write(where: str, code: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import threading
 from collections import defaultdict
 from typing import Any
@@ -20,11 +21,54 @@ __all__ = ["address", "empty", "release", "statistics"]
 SMALLEST = 1 << 20  # bytes; below, malloc reuses memory well by itself
 ALIGNMENT = 64
 
-_free: defaultdict[int, list[Any]] = defaultdict(list)
-_lock = threading.RLock()  # a finalizer may run inside
-_held = 0  # bytes of all blocks, free and in use
-_waiting = 0  # bytes of the free ones
-_made = 0  # blocks ever made
+
+class _Store:
+    """The blocks of this process."""
+
+    def __init__(self) -> None:
+        self.free: defaultdict[int, list[_Block]] = defaultdict(list)
+        self.lock = threading.RLock()  # a finalizer may run inside
+        self.held = 0  # bytes of all blocks, free and in use
+        self.waiting = 0  # bytes of the free ones
+        self.made = 0  # blocks ever made
+
+    def take(self, room: int) -> _Block:
+        """A block of `room` bytes."""
+        with self.lock:
+            found = self.free[room]
+            if found:
+                self.waiting -= room
+                return found.pop()
+            if self.waiting > self.held // 2:  # the sizes have changed: what waits is of no use
+                self.release()
+            self.held += room
+            self.made += 1
+        try:
+            return _Block(room)
+        except MemoryError:
+            self.release()  # what waits may be what is missing
+        try:
+            return _Block(room)
+        except MemoryError:
+            self.held -= room
+            raise
+
+    def give(self, block: _Block) -> None:
+        """Take a block back."""
+        with self.lock:
+            self.free[block.size].append(block)
+            self.waiting += block.size
+
+    def release(self) -> None:
+        """Give the free blocks back to the system."""
+        with self.lock:
+            self.held -= self.waiting
+            self.waiting = 0
+            self.free.clear()
+
+    def after_fork(self) -> None:
+        """Another thread of the parent may have held the lock."""
+        self.lock = threading.RLock()
 
 
 class _Block:
@@ -38,6 +82,10 @@ class _Block:
         self.address = -(-self.memory.ctypes.data // ALIGNMENT) * ALIGNMENT
 
 
+_store = _Store()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_store.after_fork)
+
 _lease_types: dict[int, Any] = {}
 
 
@@ -49,13 +97,11 @@ def _lease_type(size: int) -> Any:
         class Lease(ctypes.c_char * size):  # type: ignore[misc]
             block: _Block
 
-            def __del__(self) -> None:
-                global _waiting
+            # The store as a default: the names of this module are gone when the last arrays are
+            def __del__(self, store: _Store = _store) -> None:
                 block = getattr(self, "block", None)
-                if block is not None and _lock is not None:
-                    with _lock:
-                        _free[block.size].append(block)
-                        _waiting += block.size
+                if block is not None:
+                    store.give(block)
 
         found = _lease_types[size] = Lease
     return found
@@ -69,22 +115,11 @@ def _rounded(size: int) -> int:
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
     """As `numpy.empty`, row-major, at an address divisible by 64 where it is large."""
-    global _held, _waiting, _made
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < SMALLEST:
         return np.empty(shape, dtype)
     room = _rounded(size)
-    with _lock:
-        waiting = _free[room]
-        if waiting:
-            block = waiting.pop()
-            _waiting -= room
-        else:
-            if _waiting > _held // 2:  # the sizes have changed: what waits will not be asked for
-                release()
-            block = _Block(room)
-            _held += room
-            _made += 1
+    block = _store.take(room)
     lease = _lease_type(room).from_address(block.address)
     lease.block = block
     return np.ndarray(shape, dtype, buffer=lease)
@@ -92,16 +127,16 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
 
 def release() -> None:
     """Give the memory of all blocks that no array uses back to the system."""
-    global _held, _waiting
-    with _lock:
-        _held -= _waiting
-        _waiting = 0
-        _free.clear()
+    _store.release()
 
 
 def statistics() -> dict[str, int]:
     """Bytes held and waiting, and how many blocks were ever made."""
-    return {"held_bytes": _held, "waiting_bytes": _waiting, "blocks_made": _made}
+    return {
+        "held_bytes": _store.held,
+        "waiting_bytes": _store.waiting,
+        "blocks_made": _store.made,
+    }
 
 
 _DATA = 16  # offset of the data pointer in an array object, checked below
