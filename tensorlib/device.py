@@ -6,6 +6,7 @@ CuPy is imported only here, and only when a CUDA device is asked for.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -219,7 +220,18 @@ def get_num_threads() -> int:
         for pool in threadpoolctl.threadpool_info()
         if pool["user_api"] == "blas"
     ]
-    return max(counts, default=1)
+    return max(counts) if counts else _default_threads()
+
+
+def _default_threads() -> int:
+    """What BLAS would use, where it does not tell (Apple's Accelerate)."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
 
 
 def share_threads(set_kernel_threads: Callable[[int], None]) -> None:
@@ -236,4 +248,4 @@ def share_threads(set_kernel_threads: Callable[[int], None]) -> None:
 def _limit_blas(count: int) -> None:
     import threadpoolctl
 
-    threadpoolctl.threadpool_limits(count)
+    threadpoolctl.threadpool_limits(count, user_api="blas")  # not other libraries' OpenMP
