@@ -1,0 +1,16 @@
+"""Models made ready for inference: `compiled = tensorlib.inference.compile(model, example)`.
+
+| file | what |
+|---|---|
+| `trace.py` `templates.py` | a run recorded: operations, arguments, changes in place |
+| `capture.py` `graph.py` | three runs made one graph, for any batch size |
+| `passes.py` `fused.py` | rewrites, and the operations they put in |
+| `program.py` `steps.py` | what runs |
+| `compiled.py` | `compile` and its result |
+"""
+
+from __future__ import annotations
+
+from tensorlib.inference.compiled import Compiled, InferenceWarning, compile
+
+__all__ = ["Compiled", "InferenceWarning", "compile"]
