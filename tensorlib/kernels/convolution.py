@@ -33,6 +33,7 @@ def _samples() -> list[tuple[Any, ...]]:
         (draw(1, 3, 5, 5), draw(2, 3, 1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
         (draw(0, 3, 5, 5), draw(2, 3, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
         (draw(2, 3, 9), draw(4, 3, 4), (3,), ((2, 2),), (2,), 1),
+        (draw(1, 16, 5, 6), draw(32, 16, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     ]
 
 
@@ -159,10 +160,19 @@ def _matrix(w: Any) -> Any:
 
 
 @kernel(_samples)
-def conv_forward(x: Any, w: Any, stride: Sizes, padding: Pads, dilation: Sizes, groups: int) -> Any:
-    """Cross-correlation of [N, C, ...] with [O, C/groups, *K]; the result is [N, O, ...], channels
-    last in memory.
+def conv_forward(
+    x: Any, w: Any, stride: Sizes, padding: Pads, dilation: Sizes, groups: int, bias: Any = None
+) -> Any:
+    """Cross-correlation of [N, C, ...] with [O, C/groups, *K], plus `bias` [O]: [N, O, ...] in some
+    dense order in memory.
     """
+    out = _forward(x, w, stride, padding, dilation, groups)
+    if bias is not None:
+        out += bias.reshape((1, -1) + (1,) * (x.ndim - 2))
+    return out
+
+
+def _forward(x: Any, w: Any, stride: Sizes, padding: Pads, dilation: Sizes, groups: int) -> Any:
     xp = array_namespace(x, w)
     if groups > 1:
         return _grouped_forward(x, w, stride, padding, dilation, groups)
@@ -284,15 +294,24 @@ def conv_input_grad(
 
 @kernel(_weight_samples)
 def conv_weight_grad(
-    x: Any, grad: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int
+    x: Any,
+    grad: Any,
+    shape: Sizes,
+    stride: Sizes,
+    padding: Pads,
+    dilation: Sizes,
+    groups: int,
+    last: bool = False,
 ) -> Any:
-    """Gradient of `conv_forward` for its weight of `shape`."""
+    """Gradient of `conv_forward` for its weight of `shape`; `last`: its channels may be innermost
+    in memory, as those of the weight are.
+    """
     xp = array_namespace(x, grad)
-    last = xp.ascontiguousarray(channels_last(grad))
+    back = xp.ascontiguousarray(channels_last(grad))
     if groups == 1 and _few_channels(x, shape):
         total = xp.zeros((shape[0], math.prod(shape[1:])), x.dtype)
         for begin, end, columns in _plane_blocks(x, shape, stride, padding, dilation):
-            total += (columns @ last[begin:end].reshape(-1, shape[0])).T
+            total += (columns @ back[begin:end].reshape(-1, shape[0])).T
         return total.reshape(shape)
     kernel_size = tuple(shape[2:])
     if groups > 1 and shape[1] == 1 and shape[0] == groups:
@@ -300,16 +319,16 @@ def conv_weight_grad(
         image = padded(channels_last(x), padding)
         out = xp.empty(shape, x.dtype)
         for offset in _offsets(kernel_size):
-            part = _shift(image, offset, stride, dilation, sizes) * last
+            part = _shift(image, offset, stride, dilation, sizes) * back
             out[(slice(None), 0, *offset)] = part.reshape(-1, shape[0]).sum(0)
         return out
     view, sizes = _rows(x, shape, stride, padding, dilation)
     if groups > 1:
-        rows = last.reshape(-1, groups, shape[0] // groups).transpose(1, 2, 0)
+        rows = back.reshape(-1, groups, shape[0] // groups).transpose(1, 2, 0)
         matrix = (rows @ _split(view, groups)).reshape(shape[0], *kernel_size, shape[1])
         return xp.ascontiguousarray(channels_first(matrix))
     depth = math.prod(kernel_size) * shape[1]
     matrix = xp.zeros((shape[0], depth), x.dtype)
     for begin, end in _blocks(x.shape[0], math.prod(view.shape[1:])):
-        matrix += last[begin:end].reshape(-1, shape[0]).T @ view[begin:end].reshape(-1, depth)
+        matrix += back[begin:end].reshape(-1, shape[0]).T @ view[begin:end].reshape(-1, depth)
     return xp.ascontiguousarray(channels_first(matrix.reshape(shape[0], *kernel_size, shape[1])))

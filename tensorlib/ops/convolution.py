@@ -30,7 +30,7 @@ from tensorlib.ops._common import (
     single,
     wants,
 )
-from tensorlib.ops.strides import laid_out_as
+from tensorlib.ops.strides import is_channels_last, laid_out_as
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -202,12 +202,9 @@ def _forward(
 ) -> Tensor:
     x, w = input.array, weight.array
     want_x, want_w = wants(input), wants(weight)
-    output = conv_forward(x, w, stride, pads, dilation, groups)
+    shift = None if bias is None else bias.array
+    output = laid_out_as(conv_forward(x, w, stride, pads, dilation, groups, shift), x, w)
     axes = (0, *range(2, x.ndim))
-    flat = (1, -1) + (1,) * (x.ndim - 2)
-    if bias is not None:
-        output += bias.array.reshape(flat)
-    output = laid_out_as(output, x, w)
 
     def backward(grad: Array) -> Grads:
         dx = dw = None
@@ -215,7 +212,8 @@ def _forward(
             dx = conv_input_grad(grad, conj(w), x.shape, stride, pads, dilation, groups)
             dx = laid_out_as(dx, x, w)
         if want_w:
-            dw = conv_weight_grad(conj(x), grad, w.shape, stride, pads, dilation, groups)
+            last = is_channels_last(w)
+            dw = conv_weight_grad(conj(x), grad, w.shape, stride, pads, dilation, groups, last)
         return (dx, dw) if bias is None else (dx, dw, channel_sums(grad))
 
     def smooth(grad: Any) -> Grads:

@@ -1,3 +1,9 @@
 """Imports every family of overrides, which registers them."""
 
 from __future__ import annotations
+
+from tensorlib.kernels.cpu import activation as activation
+from tensorlib.kernels.cpu import convolution as convolution
+from tensorlib.kernels.cpu import convolution_gradients as convolution_gradients
+from tensorlib.kernels.cpu import matrix as matrix
+from tensorlib.kernels.cpu import normalization as normalization

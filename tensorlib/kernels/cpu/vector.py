@@ -6,6 +6,9 @@ and `sqrt` work lane by lane. `maximum`, `minimum` pass NaN on as PyTorch's do: 
 operand gives NaN. `less(a, b)` and its kin give masks for `select(mask, a, b)`. `total(v)` adds the
 lanes. `exp expm1 sigmoid tanh erf log log1p` are polynomials with errors of a few ulp.
 
+`stream(address, v)` writes, without reading the line first, what is too large to stay in the cache
+(the address divisible by BYTES); `settle(0)` at the end of a task that does so.
+
 Scalars in memory: `load_f32 store_f32 load_i64 store_i64 load_u8 load_i32`.
 """
 
@@ -238,6 +241,11 @@ store_u8 = _make(types.void, (_i64, _i64), lambda b, at, v: emit_store(b, b.trun
 # -- functions -------------------------------------------------------------------------------------
 
 
+def _emit_stream(b: Any, address: Any, value: Any) -> None:
+    made = emit_store(b, value, address, BYTES)
+    made.set_metadata("nontemporal", b.module.add_metadata([ir.Constant(I32, 1)]))
+
+
 def _emit_round(b: Any, x: Any) -> Any:
     return emit_call(b, "nearbyint", x)
 
@@ -290,6 +298,8 @@ def _emit_times_power(b: Any, x: Any, t: Any) -> Any:
     return b.fmul(b.fmul(x, first), second)
 
 
+stream = _make(types.void, (_i64, vector), _emit_stream)
+settle = _make(types.void, (_i64,), lambda b, _: b.fence("seq_cst"))
 rounded = _make(vector, (vector,), _emit_round)
 times_power = _make(vector, (vector, vector), _emit_times_power)
 power = _make(vector, (vector,), lambda b, t: _emit_powers(b, t, 1))

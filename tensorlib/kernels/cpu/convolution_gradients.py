@@ -1,0 +1,313 @@
+"""Gradients of convolutions of float32 images by compiled kernels.
+
+The input gradient of stride 1 is a convolution with rotated weights; of another stride, one for
+each class of positions that see the same taps. The weight gradient is a product of gathered rows,
+A^T B, summed chunk by chunk in a fixed order: it does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tensorlib.kernels import convolution as reference
+from tensorlib.kernels.convolution import Pads, Sizes
+from tensorlib.kernels.cpu import Tasks, address, blocks, empty, scratch
+from tensorlib.kernels.cpu.convolution import (
+    CHUNK,
+    GAP,
+    Geometry,
+    _as_image,
+    _direct,
+    _innermost,
+    _input_applies,
+    _is_depthwise,
+    _is_narrow,
+    _is_winograd,
+    _result,
+    _rows_of_block,
+    _taps,
+    _weight_applies,
+    _winograd,
+    _zero,
+    block_rows,
+    channels_last,
+    convolve,
+    convolve_winograd,
+    frame,
+    geometry,
+    pack,
+    pack_winograd,
+    panel,
+)
+
+_gemm = Tasks("gemm")
+
+
+def _of_gradient(
+    grad_shape: Sizes, w_shape: Sizes, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes,
+    groups: int,
+) -> Geometry:  # fmt: skip
+    """The forward convolution."""
+    return geometry(shape, w_shape, grad_shape[2:], stride, padding, dilation, groups)
+
+
+def _rotated(g: Geometry) -> Geometry:
+    """The input gradient of a convolution of stride 1 as a convolution."""
+    back = tuple(d * (k - 1) - p for k, d, p in zip(g.kernel, g.dilation, g.padding, strict=True))
+    return Geometry(
+        g.images, g.outputs, g.out_height, g.out_width, g.channels, g.height, g.width,
+        g.kernel, (1, 1), back, g.dilation, g.groups,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+# -- input -----------------------------------------------------------------------------------------
+
+
+@reference.conv_input_grad.override(
+    "float32, 3x3, stride 1, channels in multiples of 16: Winograd F(2x2, 3x3)",
+    lambda grad, w, shape, stride, padding, dilation, groups: (
+        _is_winograd(w.shape, stride, dilation, groups)
+        and _input_applies(grad, w, shape, stride, padding, dilation, groups)
+    ),
+)
+def winograd_input_grad(
+    grad: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int
+) -> Any:
+    """Winograd's convolution with the rotated weights."""
+    g = _rotated(_of_gradient(grad.shape, w.shape, shape, stride, padding, dilation, groups))
+    out = empty((g.images, g.out_height, g.out_width, g.outputs))
+    convolve_winograd(g, channels_last(grad), pack_winograd(w, flipped=True), None, out)
+    return _result(out, _innermost(grad, w), 4)
+
+
+@reference.conv_input_grad.override(
+    "float32, depthwise",
+    lambda grad, w, shape, stride, padding, dilation, groups: (
+        _is_depthwise(w.shape, groups)
+        and _input_applies(grad, w, shape, stride, padding, dilation, groups)
+    ),
+)
+def depthwise_input_grad(
+    grad: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int
+) -> Any:
+    """For each input position the taps that saw it."""
+    g = _of_gradient(grad.shape, w.shape, shape, stride, padding, dilation, groups)
+    out = empty((g.images, g.height, g.width, g.channels))
+    image, taps = channels_last(_as_image(grad)), _taps(w)
+    _direct.depthwise_back(
+        g.images * g.height, address(image), address(taps), address(out), g.channels, *g.window
+    )
+    return _result(out, _innermost(grad, w), grad.ndim)
+
+
+@reference.conv_input_grad.override("float32: direct, by classes of positions", _input_applies)
+def direct_input_grad(
+    grad: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int
+) -> Any:
+    """A convolution with rotated weights; for strides one for each class of positions."""
+    g = _of_gradient(grad.shape, w.shape, shape, stride, padding, dilation, groups)
+    out = empty((g.images, g.height, g.width, g.channels))
+    image, weights = channels_last(_as_image(grad)), _as_image(w)
+    if g.stride == (1, 1):
+        convolve(_rotated(g), image, pack(weights, groups, flipped=True), None, out)
+    else:
+        for fy in range(min(g.stride[0], g.height)):
+            for fx in range(min(g.stride[1], g.width)):
+                _class_of_positions(g, image, weights, out, fy, fx)
+    return _result(out, _innermost(grad, w), grad.ndim)
+
+
+def _seen(first: int, size: int, stride: int, padding: int, dilation: int) -> list[int]:
+    """The taps of one dimension that see position `first`, and every `stride`-th one after it."""
+    return [tap for tap in range(size) if (first + padding - tap * dilation) % stride == 0]
+
+
+def _class_of_positions(g: Geometry, grad: Any, w: Any, out: Any, fy: int, fx: int) -> None:
+    """The gradient at the positions (fy + stride i, fx + stride j)."""
+    ys = _seen(fy, g.kernel[0], g.stride[0], g.padding[0], g.dilation[0])
+    xs = _seen(fx, g.kernel[1], g.stride[1], g.padding[1], g.dilation[1])
+    taps = np.array([(y, x) for y in ys for x in xs], np.int64).reshape(-1, 2)
+    depth, columns = g.outputs // g.groups, g.channels // g.groups
+    width = panel()
+    panels = -(-columns // width)
+    packed = empty((g.groups * panels, len(taps), depth, width))
+    if len(taps):
+        # positions in one class see taps a fixed number apart
+        so, sc, sy, sx = w.strides
+        step_y = (ys[1] - ys[0]) * sy if len(ys) > 1 else 0
+        step_x = (xs[1] - xs[0]) * sx if len(xs) > 1 else 0
+        _gemm.pack(
+            g.groups * panels, address(w) + ys[0] * sy + xs[0] * sx, address(packed),
+            len(ys), len(xs), depth, columns, step_y, step_x, so, sc, panels, depth * so,
+        )  # fmt: skip
+    count_y = -(-(g.height - fy) // g.stride[0])
+    count_x = -(-(g.width - fx) // g.stride[1])
+    rows = g.images * count_y * count_x
+    count, step, splits = block_rows(depth * min(max(len(taps), 1), 3), rows, panels)
+    _direct.convolve_back(
+        count * splits, address(grad), address(packed), address(out), _zero(g.outputs),
+        *scratch(step * (len(taps) + 1) * 8), rows, step, splits, g.groups, depth, columns,
+        g.outputs * 4, g.channels * 4, g.out_height, g.out_width, g.height, g.width, *g.stride,
+        *g.padding, *g.dilation, len(taps), address(taps), fy, fx, count_y, count_x,
+    )  # fmt: skip
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def _chunks(rows: int, numbers: int) -> list[tuple[int, int]]:
+    """Ranges of rows of so many numbers that are gathered at a time; a cut of `rows` alone."""
+    length = max(64, min(rows, CHUNK // (4 * numbers)))
+    count = -(-rows // length)
+    length = -(-rows // count)
+    return [(i, min(i + length, rows)) for i in range(0, rows, length)]
+
+
+def _splits(rows: int, times: int) -> int:
+    """Parts of the rows of a sum, so that there is work for several threads."""
+    return max(1, min(-(-rows // _rows_of_block()), -(-16 // times)))
+
+
+def _spare(width: int) -> int:
+    """Numbers from one gathered row to the next."""
+    return width + GAP
+
+
+@reference.conv_weight_grad.override(
+    "float32, 3x3, stride 1, channels in multiples of 16: Winograd F(3x3, 2x2)",
+    lambda x, grad, shape, stride, padding, dilation, groups, last=False: (
+        _is_winograd(shape, stride, dilation, groups)
+        and _weight_applies(x, grad, shape, stride, padding, dilation, groups)
+    ),
+)
+def winograd_weight_grad(
+    x: Any, grad: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int,
+    last: bool = False,
+) -> Any:  # fmt: skip
+    """Products of transformed tiles of input and gradient, summed in Winograd's domain."""
+    g = _of_gradient(grad.shape, shape, x.shape, stride, padding, dilation, groups)
+    image, back = channels_last(x), channels_last(grad)
+    down, across = g.tiles
+    tiles = g.images * down * across
+    a_width, b_width = _spare(g.outputs), _spare(g.channels)
+    chunks = _chunks(tiles, 16 * (a_width + b_width))
+    length = chunks[0][1]
+    a = empty((16 * length * a_width + 4 * GAP,))
+    b = empty((16 * length * b_width + 4 * GAP,))
+    sums = empty((16, g.outputs, g.channels))
+    splits = _splits(g.outputs, 16)
+    for begin, end in chunks:
+        count, step = blocks(end - begin, 4)
+        _winograd.gather(
+            count, address(image), address(back), address(a), address(b),
+            _zero(max(g.channels, g.outputs)), *scratch(128), begin, end, step, g.channels,
+            g.outputs, a_width * 4, b_width * 4, length, g.height, g.width, g.out_height,
+            g.out_width, down, across, *g.padding,
+        )  # fmt: skip
+        _direct.accumulate(
+            16 * splits, address(a), address(b), address(sums), end - begin, g.outputs, g.channels,
+            a_width * 4, b_width * 4, g.channels * 4, length * a_width * 4, length * b_width * 4,
+            g.outputs * g.channels * 4, splits, begin == 0,
+        )  # fmt: skip
+    out = empty((g.outputs, 3, 3, g.channels) if last else shape)
+    stride_c, stride_t = (4, g.channels * 4) if last else (36, 4)
+    _winograd.scatter_weights(
+        g.outputs, address(sums), address(out), *scratch(16 * 64 + 64), g.outputs, g.channels,
+        stride_c, stride_t,
+    )  # fmt: skip
+    return out.transpose(0, 3, 1, 2) if last else out
+
+
+@reference.conv_weight_grad.override(
+    "float32, depthwise",
+    lambda x, grad, shape, stride, padding, dilation, groups, last=False: (
+        _is_depthwise(shape, groups)
+        and _weight_applies(x, grad, shape, stride, padding, dilation, groups)
+    ),
+)
+def depthwise_weight_grad(
+    x: Any, grad: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int,
+    last: bool = False,
+) -> Any:  # fmt: skip
+    """Sums over output rows, by blocks."""
+    g = _of_gradient(grad.shape, shape, x.shape, stride, padding, dilation, groups)
+    image, back = channels_last(_as_image(x)), channels_last(_as_image(grad))
+    rows = g.images * g.out_height
+    count, step = blocks(rows, 4, 32)
+    sums = empty((count, g.taps, g.channels))
+    _direct.depthwise_weights(
+        count, address(image), address(back), address(sums), rows, step, g.channels, *g.window
+    )
+    return np.ascontiguousarray(sums.sum(0).T).reshape(shape)
+
+
+@reference.conv_weight_grad.override("float32: direct, rows gathered by tap", _weight_applies)
+def direct_weight_grad(
+    x: Any, grad: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int,
+    last: bool = False,
+) -> Any:  # fmt: skip
+    """For each tap the product of the gradient's rows and the input rows it sees."""
+    g = _of_gradient(grad.shape, shape, x.shape, stride, padding, dilation, groups)
+    back, channels = channels_last(_as_image(grad)), g.channels
+    if _is_narrow(shape, dilation, groups):
+        g, border = frame(g)
+        image = channels_last(_as_image(x), border)
+    else:
+        image = channels_last(_as_image(x))
+    depth = math.prod(shape[1:]) // g.taps  # of one group's rows
+    taps = math.prod(shape[2:])
+    straight = taps == 1 or (last and g.taps == taps)  # sums lie as the gradient does
+    sums = empty((g.groups, g.outputs // g.groups, g.taps, depth) if straight
+                 else (g.groups, g.taps, g.outputs // g.groups, depth))  # fmt: skip
+    for group in range(g.groups):
+        _group_sums(g, group, image, channels, back, depth, sums[group], straight)
+    if straight:
+        shaped = sums.reshape(shape[0], *shape[2:], shape[1])
+        return np.moveaxis(shaped, -1, 1) if taps > 1 else sums.reshape(shape)
+    return _scattered(g, sums, shape)
+
+
+def _group_sums(
+    g: Geometry, group: int, image: Any, channels: int, back: Any, depth: int, sums: Any,
+    straight: bool,
+) -> None:  # fmt: skip
+    """The sums of one group of channels."""
+    outputs = g.outputs // g.groups
+    a_width, b_width = _spare(outputs), _spare(depth)
+    chunks = _chunks(g.rows, a_width + g.taps * b_width)
+    length = chunks[0][1]
+    a = empty((length * a_width + 4 * GAP,))
+    b = empty((g.taps * length * b_width + 4 * GAP,))
+    splits = _splits(outputs, g.taps)
+    row, step_t = (g.taps * depth * 4, depth * 4) if straight else (depth * 4, outputs * depth * 4)
+    first_x, first_grad = address(image) + group * depth * 4, address(back) + group * outputs * 4
+    for begin, end in chunks:
+        count, step = blocks(end - begin, 8)
+        _direct.gather(
+            count, first_x, first_grad, address(a), address(b), begin, end, step, depth, outputs,
+            a_width * 4, b_width * 4, length, channels * 4, g.outputs * 4, *g.window,
+        )  # fmt: skip
+        _direct.accumulate(
+            g.taps * splits, address(a), address(b), address(sums), end - begin, outputs, depth,
+            a_width * 4, b_width * 4, row, 0, length * b_width * 4, step_t, splits, begin == 0,
+        )  # fmt: skip
+
+
+def _scattered(g: Geometry, sums: Any, shape: Sizes) -> Any:
+    """sums[group, tap, output, depth] as the weight gradient of `shape`."""
+    out = empty(shape)
+    taps = g.taps
+    if taps == math.prod(shape[2:]):
+        for group in range(g.groups):
+            part = out[group * (g.outputs // g.groups) :]
+            _direct.scatter_weights(
+                g.outputs // g.groups, address(sums[group]), address(part),
+                g.outputs // g.groups, sums.shape[3], taps,
+            )  # fmt: skip
+    else:  # rows of taps of a narrow convolution: [KH, O, KW * C]
+        rows = sums[0].reshape(taps, g.outputs, -1, shape[1])
+        out.reshape(g.outputs, shape[1], taps, -1)[...] = rows.transpose(1, 3, 0, 2)
+    return out

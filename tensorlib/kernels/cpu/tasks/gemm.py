@@ -1,0 +1,276 @@
+"""The register-blocked matrix product that convolutions and matrix products share.
+
+`multiply` computes a block of ROWS x PANEL numbers that stays in registers while the depth runs:
+each step broadcasts one number of each row and multiplies it with the vectors of a packed panel.
+Rows come as addresses, one set for each tap, so that a convolution is a matrix product without
+copying windows (an indirection buffer: Dukhan, "The Indirect Convolution Algorithm", 2019).
+
+`outer` adds a product of two matrices over their rows, A^T B, to a block: gradients of weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from tensorlib.kernels.cpu import host
+from tensorlib.kernels.cpu.compiler import i64, inner, ptr, task
+from tensorlib.kernels.cpu.vector import (
+    BYTES,
+    F32,
+    I64,
+    LANES,
+    VECTOR,
+    constant,
+    emit_call,
+    emit_load,
+    emit_load_part,
+    emit_prefetch,
+    emit_splat,
+    emit_store,
+    emit_store_part,
+    load_f32,
+    store_f32,
+)
+
+ROWS = host.blocking().rows
+VECTORS = host.blocking().vectors
+PANEL = host.blocking().panel
+STEPS = 4  # of the depth that are unrolled
+
+
+def _number(value: int) -> Any:
+    return ir.Constant(I64, value)
+
+
+class _Block:
+    """The sums of a block in registers: LLVM promotes the slots."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+        self.sums = [
+            [cgutils.alloca_once(builder, VECTOR) for _ in range(VECTORS)] for _ in range(ROWS)
+        ]
+
+    def fill(self, values: list[Any]) -> None:
+        for row in self.sums:
+            for slot, value in zip(row, values, strict=True):
+                self.builder.store(value, slot)
+
+    def step(self, scalars: list[Any], panel: Any) -> None:
+        """Add the product of ROWS addresses of numbers and the panel's vectors at an address."""
+        b = self.builder
+        vectors = [emit_load(b, b.add(panel, _number(j * BYTES))) for j in range(VECTORS)]
+        for row, address in zip(self.sums, scalars, strict=True):
+            number = emit_splat(b, emit_load(b, address, F32))
+            for slot, vector in zip(row, vectors, strict=True):
+                b.store(emit_call(b, "fma", number, vector, b.load(slot)), slot)
+
+
+def _stored(builder: Any, row: list[Any], address: Any, columns: Any, change: Any) -> None:
+    """Store a row of sums after `change(sum, old address, part)`; `columns` of them if fewer."""
+    whole = builder.icmp_signed(">=", columns, _number(PANEL))
+    with builder.if_else(whole) as (full, partial):
+        with full:
+            for j, slot in enumerate(row):
+                at = builder.add(address, _number(j * BYTES))
+                emit_store(builder, change(builder.load(slot), at, None), at)
+        with partial:
+            for j, slot in enumerate(row):
+                left = builder.sub(columns, _number(j * LANES))
+                with builder.if_then(builder.icmp_signed(">", left, _number(0))):
+                    at = builder.add(address, _number(j * BYTES))
+                    emit_store_part(builder, change(builder.load(slot), at, left), at, left)
+
+
+@intrinsic
+def multiply(
+    context: Any,
+    rows: Any,
+    taps: Any,
+    depth: Any,
+    panel: Any,
+    outs: Any,
+    offset: Any,
+    count: Any,
+    columns: Any,
+    bias: Any,
+    delta: Any,
+    floor: Any,
+    ceiling: Any,
+) -> Any:
+    """Outputs = clamp(rows times panel + bias + what lies `delta` bytes from them).
+
+    `rows` is a table of ROWS addresses for each tap, `outs` one of ROWS addresses, to which
+    `offset` is added; `count` rows and `columns` columns of the block are stored. `bias` (PANEL
+    numbers) and `delta` may be 0: none. NaN passes the clamp.
+    """
+    arguments = (types.int64,) * 10 + (types.float32,) * 2
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, taps, depth, panel, outs, offset, count, columns, bias, delta, floor, ceiling = args
+        b = builder
+        block = _Block(b)
+        with b.if_else(b.icmp_signed("!=", bias, _number(0))) as (given, absent):
+            with given:
+                block.fill([emit_load(b, b.add(bias, _number(j * BYTES))) for j in range(VECTORS)])
+            with absent:
+                block.fill([constant(0.0)] * VECTORS)
+        added = b.icmp_signed("!=", delta, _number(0))
+        for i in range(ROWS):  # what is stored at the end is fetched while the depth runs
+            address = b.add(emit_load(b, b.add(outs, _number(8 * i)), I64, 8), offset)
+            emit_prefetch(b, address, True)
+            with b.if_then(added):
+                emit_prefetch(b, b.add(address, delta), False)
+        at_panel = cgutils.alloca_once(b, I64)
+        b.store(panel, at_panel)
+        at_rows = [cgutils.alloca_once(b, I64) for _ in range(ROWS)]
+
+        def steps(number: int) -> None:
+            here, addresses = b.load(at_panel), [b.load(slot) for slot in at_rows]
+            for u in range(number):
+                scalars = [b.add(a, _number(4 * u)) for a in addresses]
+                block.step(scalars, b.add(here, _number(u * VECTORS * BYTES)))
+            b.store(b.add(here, _number(number * VECTORS * BYTES)), at_panel)
+            for slot, address in zip(at_rows, addresses, strict=True):
+                b.store(b.add(address, _number(4 * number)), slot)
+
+        with cgutils.for_range(b, taps) as loop:
+            table = b.add(rows, b.mul(loop.index, _number(8 * ROWS)))
+            for i, slot in enumerate(at_rows):
+                b.store(emit_load(b, b.add(table, _number(8 * i)), I64, 8), slot)
+            with cgutils.for_range(b, b.sdiv(depth, _number(STEPS))):
+                steps(STEPS)
+            with cgutils.for_range(b, b.srem(depth, _number(STEPS))):
+                steps(1)
+        low, high = emit_splat(b, floor), emit_splat(b, ceiling)
+
+        def finish(value: Any, at: Any, part: Any) -> Any:
+            slot = cgutils.alloca_once(b, VECTOR)
+            b.store(value, slot)
+            with b.if_then(added):
+                there = b.add(at, delta)
+                other = emit_load(b, there) if part is None else emit_load_part(b, there, part)
+                b.store(b.fadd(value, other), slot)
+            value = b.load(slot)
+            value = b.select(b.fcmp_ordered("<", value, low), low, value)
+            return b.select(b.fcmp_ordered(">", value, high), high, value)
+
+        for i, row in enumerate(block.sums):
+            with b.if_then(b.icmp_signed(">", count, _number(i))):
+                address = b.add(emit_load(b, b.add(outs, _number(8 * i)), I64, 8), offset)
+                _stored(b, row, address, columns, finish)
+        return context.get_dummy_value()
+
+    return types.void(*arguments), generate
+
+
+@intrinsic
+def outer(
+    context: Any,
+    a: Any,
+    a_stride: Any,
+    b: Any,
+    b_stride: Any,
+    length: Any,
+    out: Any,
+    out_stride: Any,
+    count: Any,
+    columns: Any,
+    fresh: Any,
+) -> Any:
+    """out[i, j] (+)= sum over r of a[r, i] b[r, j], for a block of ROWS x PANEL; strides in bytes.
+
+    `count` rows and `columns` columns are stored; `fresh` not 0: written instead of added. Rows of
+    `a` and `b` are read in full blocks: their memory must go on behind the last one.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, a_stride, panel, b_stride, length, out, out_stride, count, columns, fresh = args
+        b = builder
+        block = _Block(b)
+        block.fill([constant(0.0)] * VECTORS)
+        at_a, at_b = cgutils.alloca_once(b, I64), cgutils.alloca_once(b, I64)
+        b.store(a, at_a)
+        b.store(panel, at_b)
+
+        def step() -> None:
+            row, here = b.load(at_a), b.load(at_b)
+            block.step([b.add(row, _number(4 * i)) for i in range(ROWS)], here)
+            b.store(b.add(row, a_stride), at_a)
+            b.store(b.add(here, b_stride), at_b)
+
+        with cgutils.for_range(b, b.sdiv(length, _number(STEPS))):
+            for _ in range(STEPS):
+                step()
+        with cgutils.for_range(b, b.srem(length, _number(STEPS))):
+            step()
+        new = b.icmp_signed("!=", fresh, _number(0))
+
+        def finish(value: Any, at: Any, part: Any) -> Any:
+            slot = cgutils.alloca_once(b, VECTOR)
+            b.store(value, slot)
+            with b.if_then(b.not_(new)):
+                old = emit_load(b, at) if part is None else emit_load_part(b, at, part)
+                b.store(b.fadd(value, old), slot)
+            return b.load(slot)
+
+        for i, row in enumerate(block.sums):
+            with b.if_then(b.icmp_signed(">", count, _number(i))):
+                address = b.add(out, b.mul(out_stride, _number(i)))
+                _stored(b, row, address, columns, finish)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 10), generate
+
+
+@inner
+def pack_panel(w, step, stride, depth, columns, out):
+    """A panel [depth, PANEL] of the matrix with `columns` columns `stride` bytes apart and rows
+    `step` bytes apart; zeros behind its last column.
+    """
+    for j in range(columns):
+        source = w + j * stride
+        target = out + 4 * j
+        for k in range(depth):
+            store_f32(target + k * PANEL * 4, load_f32(source + k * step))
+    for j in range(columns, PANEL):
+        for k in range(depth):
+            store_f32(out + (k * PANEL + j) * 4, np.float32(0))
+
+
+@task
+def pack(
+    block,
+    worker,
+    w: ptr,
+    out: ptr,
+    taps_y: i64,
+    taps_x: i64,
+    depth: i64,
+    columns: i64,
+    stride_y: i64,
+    stride_x: i64,
+    step: i64,
+    stride: i64,
+    panels: i64,
+    group_stride: i64,
+):
+    """Panel `block` of weights: [taps, depth, PANEL] for each panel of each group.
+
+    Strides in bytes: of the taps (negative for a flipped kernel, with `w` at the last), of the
+    depth (`step`), of the columns, of groups.
+    """
+    group = block // panels
+    n = block - group * panels
+    wide = min(PANEL, columns - n * PANEL)
+    base = w + group * group_stride + n * PANEL * stride
+    size = depth * PANEL * 4
+    for y in range(taps_y):
+        for x in range(taps_x):
+            at = out + (block * taps_y * taps_x + y * taps_x + x) * size
+            pack_panel(base + y * stride_y + x * stride_x, step, stride, depth, wide, at)
