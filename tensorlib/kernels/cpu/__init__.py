@@ -44,10 +44,10 @@ def runtime() -> Any:
         if os.name != "posix":
             raise Unsupported(f"compiled kernels need POSIX threads, {os.name} has none")
         try:
+            host.blocking()
             found = import_module("tensorlib.kernels.cpu.pool")
         except ImportError as problem:
             raise Unsupported(f"compiled kernels need Numba ({problem})") from problem
-        host.blocking()
         share_threads(found.set_threads)
         _runtime = found
     return _runtime
