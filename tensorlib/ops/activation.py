@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import numpy as np
 
 from tensorlib import dtypes
+from tensorlib.autograd.tape import needs_grad
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
+from tensorlib.kernels import activation as kernels
 from tensorlib.kernels import softmax as softmax_kernels
 from tensorlib.ops import elementwise
 from tensorlib.ops._common import (
@@ -19,7 +21,6 @@ from tensorlib.ops._common import (
     astype,
     called,
     check_dtype,
-    conj,
     dim_index,
     floating,
     record,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 P = ParamSpec("P")
-_SINGLE = np.dtype(np.float32)
 
 
 def _number(input: Tensor, where: str, kinds: str = "f") -> Array:
@@ -48,9 +48,14 @@ def _widened(input: Tensor, where: str, kinds: str = "f") -> tuple[Tensor, Array
     return input, input.array, kind
 
 
-def _wide(x: Any) -> Any:
-    """An array (or its stand-in) with half precision widened: a result is saved rounded."""
-    return x.astype(_SINGLE) if x.dtype.char in "eE" else x
+def _gradient(where: str, made: Any, held: Any, *numbers: Any) -> Any:
+    """The backward of a kernel `made(grad, held, *numbers)`."""
+
+    def backward(grad: Array) -> Grads:
+        return (made(grad, held, *numbers),)
+
+    backward.__qualname__ = where
+    return backward
 
 
 def _in_place(operation: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,84 +64,91 @@ def _in_place(operation: Callable[..., Tensor], input: Tensor, *args: Any, **kwa
     return store(input, operation.__name__ + "_", operation, *args, **kwargs)
 
 
+def _over(
+    operation: Callable[..., Tensor], input: Tensor, args: tuple[Any, ...], made: Any,
+    numbers: tuple[Any, ...], slope: Any = None,
+) -> Tensor:  # fmt: skip
+    """`operation(input, *args)` in place, without other memory where it can be: by the kernel
+    `made(x, *numbers)`, whose gradient is wanted only where `slope` gives it from the output.
+    """
+    x = input.array
+    if x.dtype.char not in "fd" or (slope is None and needs_grad(input)):
+        return _in_place(operation, input, *args)
+
+    def direct(input: Tensor, *args: Any) -> Tensor:
+        x = input.array
+        made(x, *numbers, out=x)
+        if slope is None:
+            return wrap(x)
+        backward = _gradient(operation.__name__, slope, x, *numbers)
+        return record(x, backward, input)
+
+    direct.__name__ = operation.__name__
+    return _in_place(direct, input, *args)
+
+
 def relu(input: Tensor) -> Tensor:
     """`max(input, 0)`."""
     x = input.array
     if x.dtype.kind in "bc":
         raise DTypeError("relu", f"not supported for {dtypes.of(x.dtype)}", "a real number type")
-    output = np.maximum(x, 0)
-
-    def backward(grad: Array) -> Grads:
-        return (grad * ~(output <= 0),)  # at NaN PyTorch lets it through
-
+    output = kernels.relu(x)
+    backward = _gradient("relu", kernels.relu_grad, output)
     return record(output, backward, input)
+
+
+def relu_(input: Tensor) -> Tensor:
+    """`relu` in place."""
+    return _over(relu, input, (), kernels.relu, (), kernels.relu_grad)
 
 
 @takes_out
 def sigmoid(input: Tensor) -> Tensor:
     """`1 / (1 + exp(-input))`."""
     input = floating(input)
-    output = _sigmoid(input.array)
-
-    def backward(grad: Array) -> Grads:
-        y = _wide(output)
-        return (_wide(grad) * conj(y * (1 - y)),)
-
+    output = kernels.sigmoid(input.array)
+    backward = _gradient("sigmoid", kernels.sigmoid_grad, output)
     return record(output, backward, input)
-
-
-def _sigmoid(x: Any) -> Any:
-    """Overflow of exp gives the limit 0; a Tensor's stand-in has its own, without overflow."""
-    if hasattr(x, "sigmoid"):
-        return x.sigmoid()
-    return np.reciprocal(1 + np.exp(-_wide(x))).astype(x.dtype, copy=False)
 
 
 @takes_out
 def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent."""
     input = floating(input)
-    output = np.tanh(input.array)
-
-    def backward(grad: Array) -> Grads:
-        y = _wide(output)
-        return (_wide(grad) * conj(1 - y * y),)
-
+    output = kernels.tanh(input.array)
+    backward = _gradient("tanh", kernels.tanh_grad, output)
     return record(output, backward, input)
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """`min(max(input, 0), 6)`."""
-    return _in_place(relu6, input) if inplace else hardtanh(input, 0.0, 6.0)
+    return hardtanh(input, 0.0, 6.0, inplace)
 
 
 def hardtanh(
     input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Tensor:
     """`input` limited to [min_val, max_val]."""
-    if inplace:
-        return _in_place(hardtanh, input, min_val, max_val)
     x = _number(input, "hardtanh", "fiu")
     if min_val > max_val:
         raise InvalidValueError("hardtanh", f"min_val {min_val} is larger than max_val {max_val}")
-
-    def backward(grad: Array) -> Grads:
-        return (grad * ((x > min_val) & (x < max_val)),)
-
-    output = np.clip(x, x.dtype.type(min_val), x.dtype.type(max_val))
-    return record(output.astype(x.dtype, copy=False), backward, input)
+    limits = min_val, max_val
+    if inplace:
+        return _over(hardtanh, input, limits, kernels.hardtanh, limits, kernels.hardtanh_grad)
+    output = kernels.hardtanh(x, min_val, max_val).astype(x.dtype, copy=False)
+    backward = _gradient("hardtanh", kernels.hardtanh_grad, x, min_val, max_val)
+    return record(output, backward, input)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """`input` where positive, `negative_slope * input` elsewhere."""
     if inplace:
-        return _in_place(leaky_relu, input, negative_slope)
+        given = (negative_slope,)
+        slope = kernels.leaky_relu_grad if negative_slope > 0 else None
+        return _over(leaky_relu, input, given, kernels.leaky_relu, given, slope)
     input, x, kind = _widened(input, "leaky_relu")
-
-    def backward(grad: Array) -> Grads:
-        return (np.where(x > 0, grad, grad * negative_slope),)
-
-    output = np.where(x > 0, x, x * x.dtype.type(negative_slope))
+    backward = _gradient("leaky_relu", kernels.leaky_relu_grad, x, negative_slope)
+    output = kernels.leaky_relu(x, negative_slope)
     return astype(record(output, backward, input), kind)
 
 
@@ -197,20 +209,16 @@ def _exponential(
 ) -> Tensor:
     """`scale * x` where positive, `scale * alpha * (exp(slope * x) - 1)` elsewhere."""
     input, x, kind = _widened(input, where)
-
-    def backward(grad: Array) -> Grads:
-        curve = grad * (scale * alpha * slope * np.exp(np.minimum(x, 0) * slope))
-        return (np.where(x > 0, grad * scale, curve),)
-
-    backward.__qualname__ = f"{where}.backward"
-    curve = x.dtype.type(scale * alpha) * np.expm1(np.minimum(x, 0) * slope)
-    output = np.where(x > 0, x * x.dtype.type(scale), curve)
+    backward = _gradient(where, kernels.elu_grad, x, alpha, scale, slope)
+    output = kernels.elu(x, alpha, scale, slope)
     return astype(record(output, backward, input), kind)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """`input` where positive, `alpha * (exp(input) - 1)` elsewhere."""
-    return _in_place(elu, input, alpha) if inplace else _exponential("elu", input, alpha)
+    if inplace:
+        return _over(elu, input, (alpha,), kernels.elu, (alpha, 1.0, 1.0))
+    return _exponential("elu", input, alpha)
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -233,22 +241,13 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 @called("GeluBackward0")
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """`x * Phi(x)` with the normal distribution function; "tanh" uses its approximation."""
-    from tensorlib.ops.special import erf_array
-
     input, x, kind = _widened(input, "gelu")
-    if approximate == "tanh":
-        return astype(_gelu_tanh(input), kind)
-    if approximate != "none":
+    if approximate not in ("none", "tanh"):
         raise ShapeError("gelu", f"approximate={approximate!r}", "'none' or 'tanh'")
-    half = x.dtype.type(math.sqrt(0.5))
-    output = erf_array(x * half)
-    output += 1
-    output *= x
-    output *= x.dtype.type(0.5)
-
-    def backward(grad: Array) -> Grads:
-        cdf = 0.5 * (1 + erf_array(x * half))
-        return (grad * (cdf + x * (np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))),)
+    if approximate == "tanh":
+        backward = _gradient("gelu", kernels.gelu_tanh_grad, x)
+        return astype(record(kernels.gelu_tanh(x), backward, input), kind)
+    backward = _gradient("gelu", kernels.gelu_grad, x)
 
     def smooth(grad: Any) -> Grads:
         from tensorlib.ops import special
@@ -256,57 +255,33 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         cdf = 0.5 * (1 + special.erf(x * math.sqrt(0.5)))  # type: ignore[arg-type]  # a Tensor when run again
         return (grad * (cdf + x * (elementwise.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))),)  # type: ignore[arg-type]
 
-    return astype(record(output, backward, input, smooth=smooth), kind)
-
-
-def _gelu_tanh(input: Tensor) -> Tensor:
-    inner = elementwise.mul(
-        elementwise.add(input, elementwise.mul(elementwise.pow(input, 3), 0.044715)),
-        math.sqrt(2 / math.pi),
-    )
-    return elementwise.mul(elementwise.mul(input, 0.5), elementwise.add(tanh(inner), 1))
+    return astype(record(kernels.gelu(x), backward, input, smooth=smooth), kind)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """`x * sigmoid(x)`."""
     if inplace:
-        return _in_place(silu, input)
+        return _over(silu, input, (), kernels.silu, ())
     input, x, kind = _widened(input, "silu", "fc")
-
-    def backward(grad: Array) -> Grads:
-        gate = _sigmoid(x)
-        return (grad * conj(gate * (1 + x * (1 - gate))),)
-
-    return astype(record(x * _sigmoid(x), backward, input), kind)
+    backward = _gradient("silu", kernels.silu_grad, x)
+    return astype(record(kernels.silu(x), backward, input), kind)
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """`x * tanh(softplus(x))`."""
     if inplace:
-        return _in_place(mish, input)
+        return _over(mish, input, (), kernels.mish, ())
     input, x, kind = _widened(input, "mish")
-
-    def backward(grad: Array) -> Grads:
-        t = np.tanh(np.log1p(np.exp(np.minimum(x, 0) - np.maximum(x, 0))) + np.maximum(x, 0))
-        return (grad * (t + x * (1 - t * t) * _sigmoid(x)),)
-
-    return astype(record(x * np.tanh(np.logaddexp(x, x.dtype.type(0))), backward, input), kind)
+    backward = _gradient("mish", kernels.mish_grad, x)
+    return astype(record(kernels.mish(x), backward, input), kind)
 
 
 @takes_out
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """`log(1 + exp(beta * x)) / beta`; linear where `beta * x` exceeds `threshold`."""
     input, x, kind = _widened(input, "softplus")
-    scaled = x * x.dtype.type(beta)
-    soft = np.where(
-        scaled > threshold,
-        x,
-        np.log1p(np.exp(np.minimum(scaled, x.dtype.type(threshold)))) / x.dtype.type(beta),
-    )
-
-    def backward(grad: Array) -> Grads:
-        return (grad * np.where(x * beta > threshold, 1, _sigmoid(x * beta)),)
-
+    backward = _gradient("softplus", kernels.softplus_grad, x, beta, threshold)
+    soft = kernels.softplus(x, beta, threshold)
     return astype(record(soft, backward, input), kind)
 
 
@@ -316,7 +291,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     input, x, kind = _widened(input, "logsigmoid")
 
     def backward(grad: Array) -> Grads:
-        return (grad * _sigmoid(-x),)
+        return (grad * kernels.logistic(-x),)
 
     output = np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
     return astype(record(output, backward, input), kind)
@@ -335,25 +310,19 @@ def tanhshrink(input: Tensor) -> Tensor:
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """`x * relu6(x + 3) / 6`."""
     if inplace:
-        return _in_place(hardswish, input)
+        return _over(hardswish, input, (), kernels.hardswish, ())
     input, x, kind = _widened(input, "hardswish")
-
-    def backward(grad: Array) -> Grads:
-        return (np.where(x <= -3, 0, np.where(x < 3, grad * (x / 3 + 0.5), grad)),)
-
-    return astype(record(x * np.clip(x + 3, 0, 6) / 6, backward, input), kind)
+    backward = _gradient("hardswish", kernels.hardswish_grad, x)
+    return astype(record(kernels.hardswish(x), backward, input), kind)
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """`relu6(x + 3) / 6`."""
     if inplace:
-        return _in_place(hardsigmoid, input)
+        return _over(hardsigmoid, input, (), kernels.hardsigmoid, ())
     input, x, kind = _widened(input, "hardsigmoid")
-
-    def backward(grad: Array) -> Grads:
-        return (grad * ((x > -3) & (x < 3)) / 6,)
-
-    return astype(record(np.clip(x + 3, 0, 6) / 6, backward, input), kind)
+    backward = _gradient("hardsigmoid", kernels.hardsigmoid_grad, x)
+    return astype(record(kernels.hardsigmoid(x), backward, input), kind)
 
 
 @takes_out
@@ -497,6 +466,20 @@ def _twin(
     return twin
 
 
-relu_, elu_, selu_, celu_ = _twin(relu), _twin(elu), _twin(selu), _twin(celu)
-hardtanh_, leaky_relu_, rrelu_ = _twin(hardtanh), _twin(leaky_relu), _twin(rrelu)
+def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """`hardtanh` in place."""
+    return hardtanh(input, min_val, max_val, True)
+
+
+def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """`leaky_relu` in place."""
+    return leaky_relu(input, negative_slope, True)
+
+
+def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """`elu` in place."""
+    return elu(input, alpha, True)
+
+
+selu_, celu_, rrelu_ = _twin(selu), _twin(celu), _twin(rrelu)
 threshold_ = _twin(threshold)

@@ -62,13 +62,15 @@ def store(
         value = result.array
     node = result._node
     if node is None:
-        np.copyto(target, value)
+        if value is not target:
+            np.copyto(target, value)
         bump(self)
         return self
     check_view(self, where)
     settle_inplace(node, self, result, args)
     settle_behind(node, self, begin)
-    np.copyto(target, value)
+    if value is not target:
+        np.copyto(target, value)
     bump(self)
     attach(self, node)
     return self
