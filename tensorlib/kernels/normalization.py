@@ -9,20 +9,70 @@ import numpy as np
 from tensorlib.device import array_namespace
 from tensorlib.kernels import kernel
 from tensorlib.kernels.convolution import channels_first, channels_last
-from tensorlib.ops.strides import is_channels_last
+from tensorlib.ops.strides import in_planes, is_channels_last
 
 
 def _samples() -> list[tuple[Any, ...]]:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((4, 3, 5, 5)).astype(np.float32)
-    return [(x, rng.standard_normal(3).astype(np.float32), None, 1e-5), (x, None, None, 1e-5)]
+
+    def one(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    found: list[tuple[Any, ...]] = [(one(4, 3, 5, 5), one(3), None, 1e-5)]
+    x = one(3, 37, 5, 7)
+    last = channels_first(np.ascontiguousarray(channels_last(x)))
+    for image in (
+        x,
+        last,
+        last[:, :, 1:],
+        one(67, 37),
+        one(16, 67).T,
+        one(5, 9, 3),
+        one(2, 64, 16),
+    ):
+        c = image.shape[1]
+        found += [(image, one(c), one(c), 1e-5), (image + np.float32(2), None, None, 1e-3)]
+    wild = one(6, 8, 4, 4)
+    wild[1, 2, 1, 1], wild[2, 3, 0, 0] = np.nan, np.inf
+    return [*found, (wild, one(8), one(8), 1e-5)]
 
 
 def _grad_samples() -> list[tuple[Any, ...]]:
+    rng = np.random.default_rng(2)
     found = []
     for x, weight, bias, eps in _samples():
-        output, mean, invstd = batch_norm_train.reference(x, weight, bias, eps)
-        found.append((output, x, mean, invstd, weight))
+        _, mean, invstd = batch_norm_train.reference(x, weight, bias, eps)
+        grad = rng.standard_normal(x.shape).astype(np.float32)
+        found.append((grad, x, mean, invstd, weight))
+    found.append((np.broadcast_to(np.float32(1), x.shape), *found[-1][1:]))
+    return found
+
+
+def _relu_samples() -> list[tuple[Any, ...]]:
+    rng = np.random.default_rng(1)
+    found: list[tuple[Any, ...]] = []
+    for sample in _samples():
+        shape = sample[0].shape
+        found += [(*sample, None), (*sample, rng.standard_normal(shape).astype(np.float32))]
+    return found
+
+
+def _relu_grad_samples() -> list[tuple[Any, ...]]:
+    rng = np.random.default_rng(2)
+    found = []
+    for x, weight, bias, eps, residual in _relu_samples():
+        output, mean, invstd = batch_norm_relu_train.reference(x, weight, bias, eps, residual)
+        grad = rng.standard_normal(x.shape).astype(np.float32)
+        found.append((grad, x, output, mean, invstd, weight, bias, residual is not None))
+    return found
+
+
+def _scale_samples() -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for x, weight, bias, _, residual in _relu_samples():
+        scale = np.linspace(-1, 2, x.shape[1], dtype=np.float32) if weight is None else weight
+        shift = scale if bias is None else bias
+        found += [(x, scale, shift, weight is None, residual), (x, scale, shift)]
     return found
 
 
@@ -34,7 +84,7 @@ def column_sums(rows: Any) -> Any:
     return xp.ones(rows.shape[0], rows.dtype) @ rows
 
 
-def _flat(x: Any, like: Any) -> Any:
+def flat(x: Any, like: Any) -> Any:
     """[N, C, ...] as rows [M, C] where `like` has its channels innermost, else as planes
     [N, C, P].
     """
@@ -43,25 +93,25 @@ def _flat(x: Any, like: Any) -> Any:
     return x.reshape(*x.shape[:2], -1)
 
 
-def _sums(flat: Any) -> Any:
-    """Sum of each channel of what `_flat` made; planes are added up in float64, as in PyTorch."""
-    if flat.ndim == 2:
-        return column_sums(flat)
-    xp = array_namespace(flat)
-    planes = flat @ xp.ones(flat.shape[2], flat.dtype)
-    return planes.sum(0, dtype=np.result_type(flat.dtype, np.float64)).astype(flat.dtype)
+def _sums(values: Any) -> Any:
+    """Sum of each channel of what `flat` made; planes are added up in float64, as in PyTorch."""
+    if values.ndim == 2:
+        return column_sums(values)
+    xp = array_namespace(values)
+    planes = values @ xp.ones(values.shape[2], values.dtype)
+    return planes.sum(0, dtype=np.result_type(values.dtype, np.float64)).astype(values.dtype)
 
 
-def _shaped(flat: Any, shape: tuple[int, ...]) -> Any:
-    """What `_flat` made as [N, C, ...] again."""
-    if flat.ndim == 3:
-        return flat.reshape(shape)
-    return channels_first(flat.reshape(shape[0], *shape[2:], shape[1]))
+def shaped(values: Any, shape: tuple[int, ...]) -> Any:
+    """What `flat` made as [N, C, ...] again."""
+    if values.ndim == 3:
+        return values.reshape(shape)
+    return channels_first(values.reshape(shape[0], *shape[2:], shape[1]))
 
 
 def channel_sums(x: Any) -> Any:
     """Sums of [N, C, ...] over all but the channels."""
-    return _sums(_flat(x, x))
+    return _sums(flat(x, x))
 
 
 @kernel(_samples)
@@ -69,24 +119,24 @@ def batch_norm_train(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     """`(output, mean, 1/std)` of [N, C, ...] normalised per channel with the statistics of the
     batch.
     """
-    flat = _flat(x, x)
-    spread = (-1,) + (1,) * (flat.ndim - 2)  # of a number per channel
+    values = flat(x, x)
+    spread = (-1,) + (1,) * (values.ndim - 2)  # of a number per channel
     count = x.size // max(x.shape[1], 1)
-    mean = _sums(flat) / count
-    out = np.subtract(flat, mean.reshape(spread), order="C")
-    few = count < 64 and flat.ndim == 2
+    mean = _sums(values) / count
+    out = np.subtract(values, mean.reshape(spread), order="C")
+    few = count < 64 and values.ndim == 2
     variance = (np.einsum("ij,ij->j", out, out) if few else _sums(out * out)) / count
     invstd = 1 / np.sqrt(variance + x.dtype.type(eps))
     out *= (invstd if weight is None else invstd * weight).reshape(spread)
     if bias is not None:
         out += bias.reshape(spread)
-    return _shaped(out, x.shape), mean, invstd
+    return shaped(out, x.shape), mean, invstd
 
 
 @kernel(_grad_samples)
 def batch_norm_train_grad(grad: Any, x: Any, mean: Any, invstd: Any, weight: Any) -> Any:
     """Gradients for input, weight and bias of `batch_norm_train`."""
-    back, hat = _flat(grad, x), _flat(x, x)
+    back, hat = flat(grad, x), flat(x, x)
     spread = (-1,) + (1,) * (hat.ndim - 2)
     hat = hat - mean.reshape(spread)
     hat *= invstd.reshape(spread)
@@ -97,7 +147,41 @@ def batch_norm_train_grad(grad: Any, x: Any, mean: Any, invstd: Any, weight: Any
     np.subtract(back, hat, out=hat)
     hat -= (bias_grad / count).reshape(spread)
     hat *= (invstd if weight is None else invstd * weight).reshape(spread)
-    return _shaped(hat, x.shape), weight_grad, bias_grad
+    return shaped(hat, x.shape), weight_grad, bias_grad
+
+
+@kernel(_relu_samples)
+def batch_norm_relu_train(x: Any, weight: Any, bias: Any, eps: float, residual: Any) -> Any:
+    """`(output, mean, 1/std)`: `batch_norm_train`, plus `residual` where there is one, its positive
+    part.
+    """
+    output, mean, invstd = batch_norm_train(x, weight, bias, eps)
+    if residual is not None:
+        output += residual
+    return np.maximum(output, 0, out=output), mean, invstd
+
+
+@kernel(_relu_grad_samples)
+def batch_norm_relu_train_grad(
+    grad: Any, x: Any, output: Any, mean: Any, invstd: Any, weight: Any, bias: Any, residual: bool
+) -> Any:
+    """Gradients for input, weight, bias and residual of `batch_norm_relu_train`."""
+    masked = grad * ~(output <= 0)  # at NaN PyTorch lets it through
+    parts = batch_norm_train_grad(masked, x, mean, invstd, weight)
+    return (*parts, masked if residual else None)
+
+
+@kernel(_scale_samples)
+def scale_shift(x: Any, scale: Any, shift: Any, relu: bool = False, residual: Any = None) -> Any:
+    """`x * scale + shift` by channels of [N, C, ...], plus `residual` where there is one; with
+    `relu` its positive part.
+    """
+    spread = (1, -1) + (1,) * (x.ndim - 2)
+    out = in_planes(x) * scale.reshape(spread)
+    out += shift.reshape(spread)
+    if residual is not None:
+        out += residual
+    return np.maximum(out, 0, out=out) if relu else out
 
 
 def _row_samples() -> list[tuple[Any, ...]]:

@@ -121,6 +121,12 @@ class _NormBase(_Affine):
 
 class _BatchNorm(_NormBase):
     def forward(self, input: Tensor) -> Tensor:
+        return self._normalize(input, *self._begin(input))
+
+    def _begin(self, input: Tensor) -> tuple[float, bool]:
+        """Count the batch; the momentum for it, and whether it is normalised by its own
+        statistics.
+        """
         self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         count = self.num_batches_tracked
@@ -128,8 +134,7 @@ class _BatchNorm(_NormBase):
             count.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(count.item())
-        by_batch = self.training or (self.running_mean is None and self.running_var is None)
-        return self._normalize(input, momentum, by_batch)
+        return momentum, self.training or (self.running_mean is None and self.running_var is None)
 
     def _normalize(self, input: Tensor, momentum: float, by_batch: bool) -> Tensor:
         # running statistics are given where they are used (eval) or updated (training)

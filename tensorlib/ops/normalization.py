@@ -12,8 +12,7 @@ from tensorlib import dtypes
 from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, ShapeError
 from tensorlib.kernels import normalization as kernels
 from tensorlib.ops import elementwise, reduction, shape
-from tensorlib.ops._common import Array, Grads, called, check_dtype, record
-from tensorlib.ops.strides import in_planes
+from tensorlib.ops._common import Array, Grads, called, check_dtype, record, wrap
 from tensorlib.ops.types import accepts
 
 if TYPE_CHECKING:
@@ -54,6 +53,86 @@ def batch_norm(
     x = input.array
     if x.shape == (0,):  # PyTorch takes this one shape without channels
         return shape.clone(input)
+    _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
+    if not training:
+        return _evaluate(input, running_mean, running_var, weight, bias, eps)
+    w = None if weight is None else weight.array
+    output, mean, invstd = kernels.batch_norm_train(x, w, None if bias is None else bias.array, eps)
+    _update(running_mean, running_var, mean, invstd, momentum, eps, x.size // max(x.shape[1], 1))
+    inputs = (input, *(t for t in (weight, bias) if t is not None))
+
+    def backward(grad: Array) -> Grads:
+        parts = kernels.batch_norm_train_grad(grad, x, mean, invstd, w)
+        return (
+            parts[0],
+            *((parts[1],) if weight is not None else ()),
+            *((parts[2],) if bias is not None else ()),
+        )
+
+    def smooth(grad: Any) -> Grads:
+        return _smooth_batch_norm(grad, x, w, eps, weight is not None, bias is not None)
+
+    return record(output, backward, *inputs, smooth=smooth)
+
+
+def batch_norm_relu(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """`relu(batch_norm(input, ...) + residual)` of float32, in fewer passes over memory; without
+    training it records no gradient.
+    """
+    x = input.array
+    _check_batch_norm(input, running_mean, running_var, weight, bias, training, eps)
+    other = None if residual is None else residual.array
+    if not training:
+        scale, shift = _scale_shift(running_mean, running_var, weight, bias, eps)
+        return wrap(kernels.scale_shift(x, scale, shift, True, other))
+    w = None if weight is None else weight.array
+    b = None if bias is None else bias.array
+    output, mean, invstd = kernels.batch_norm_relu_train(x, w, b, eps, other)
+    _update(running_mean, running_var, mean, invstd, momentum, eps, x.size // max(x.shape[1], 1))
+    inputs = (input, *(t for t in (weight, bias, residual) if t is not None))
+    offset = None if b is None else b.copy()  # PyTorch allows the bias to change meanwhile
+    added = residual is not None
+
+    def backward(grad: Array) -> Grads:
+        parts = kernels.batch_norm_relu_train_grad(
+            grad, x, output, mean, invstd, w, offset, added
+        )
+        return (
+            parts[0],
+            *((parts[1],) if weight is not None else ()),
+            *((parts[2],) if bias is not None else ()),
+            *((parts[3],) if added else ()),
+        )
+
+    def smooth(grad: Any) -> Grads:
+        masked = grad * ~(output <= 0)
+        parts = _smooth_batch_norm(masked, x, w, eps, weight is not None, bias is not None)
+        return (*parts, masked) if added else parts
+
+    backward.__qualname__ = "relu.backward"  # PyTorch's last step
+    return record(output, backward, *inputs, smooth=smooth)
+
+
+def _check_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+) -> None:
+    x = input.array
     if x.ndim < 2:
         raise DimensionError("batch_norm", f"input has shape {x.shape}", "[N, C, ...]")
     if eps < 0 or (training and eps == 0):
@@ -77,44 +156,17 @@ def batch_norm(
                 "batch_norm",
                 "Expected running_mean and running_var to be defined when training=False",
             )
-        return _evaluate(input, running_mean, running_var, weight, bias, eps)
-    count = x.size // max(x.shape[1], 1)
-    if count == 1:
+    elif x.size // max(x.shape[1], 1) == 1:
         raise OneValue(
             "batch_norm",
             f"Expected more than 1 value per channel when training, got input size {x.shape}",
         )
-    w = None if weight is None else weight.array
-    b = None if bias is None else bias.array
-    output, mean, invstd = kernels.batch_norm_train(x, w, b, eps)
-    if count:
-        _update(running_mean, running_var, mean, invstd, momentum, eps, count)
-    inputs = (input, *(t for t in (weight, bias) if t is not None))
 
-    def backward(grad: Array) -> Grads:
-        parts = kernels.batch_norm_train_grad(grad, x, mean, invstd, w)
-        return (
-            parts[0],
-            *((parts[1],) if weight is not None else ()),
-            *((parts[2],) if bias is not None else ()),
-        )
 
+def _smooth_batch_norm(grad: Any, x: Any, w: Any, eps: float, has_w: bool, has_b: bool) -> Grads:
     axes = (0, *range(2, x.ndim))
-    flat = (1, -1) + (1,) * (x.ndim - 2)
-
-    def smooth(grad: Any) -> Grads:
-        return _smooth_norm(
-            grad,
-            x,
-            None if w is None else w.reshape(flat),
-            axes,
-            axes,
-            eps,
-            weight is not None,
-            bias is not None,
-        )
-
-    return record(output, backward, *inputs, smooth=smooth)
+    w = None if w is None else w.reshape((1, -1) + (1,) * (x.ndim - 2))
+    return _smooth_norm(grad, x, w, axes, axes, eps, has_w, has_b)
 
 
 def _smooth_norm(
@@ -155,6 +207,8 @@ def _update(
     """Move the running statistics towards the batch's; the variance unbiased."""
     from tensorlib.autograd.tape import bump
 
+    if not count:
+        return
     if running_mean is not None:
         target = running_mean.array
         target *= target.dtype.type(1 - momentum)
@@ -168,10 +222,25 @@ def _update(
         bump(running_var)
 
 
+def _scale_shift(
+    running_mean: Any, running_var: Any, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Array, Array]:
+    """What evaluation multiplies a channel with, and adds to it."""
+    variance = running_var.array
+    scale = 1 / np.sqrt(variance + variance.dtype.type(eps))
+    shift = -running_mean.array * scale
+    if weight is not None:
+        shift *= weight.array
+        scale = scale * weight.array
+    if bias is not None:
+        shift = shift + bias.array
+    return scale, shift
+
+
 def _evaluate(
     input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    running_mean: Any,
+    running_var: Any,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
@@ -179,17 +248,10 @@ def _evaluate(
     x, mean, variance = input.array, running_mean.array, running_var.array
     flat = (1, -1) + (1,) * (x.ndim - 2)
     w = None if weight is None else weight.array
-    scale = 1 / np.sqrt(variance + variance.dtype.type(eps))
-    shift = -mean * scale
-    if w is not None:
-        shift *= w
-        factor = scale * w
-    else:
-        factor = scale
-    if bias is not None:
-        shift = shift + bias.array
-    output = in_planes(x) * factor.reshape(flat).astype(x.dtype, copy=False)
-    output += shift.reshape(flat).astype(x.dtype, copy=False)
+    scale, shift = _scale_shift(running_mean, running_var, weight, bias, eps)
+    output = kernels.scale_shift(
+        x, scale.astype(x.dtype, copy=False), shift.astype(x.dtype, copy=False)
+    )
     axes = (0, *range(2, x.ndim))
     inputs = (input, *(t for t in (weight, bias) if t is not None))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tensorlib import nn
 from tensorlib.nn import init
+from tensorlib.nn.fusion import norm_relu
 from tensorlib.tensor import Tensor
 
 __all__ = ["ResNet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -35,11 +36,10 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += x if self.downsample is None else self.downsample(x)
-        result: Tensor = self.relu(out)
-        return result
+        out = norm_relu(self.bn1, self.relu, self.conv1(x))
+        out = self.conv2(out)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return norm_relu(self.bn2, self.relu, out, shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -61,12 +61,11 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
-        result: Tensor = self.relu(out)
-        return result
+        out = norm_relu(self.bn1, self.relu, self.conv1(x))
+        out = norm_relu(self.bn2, self.relu, self.conv2(out))
+        out = self.conv3(out)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return norm_relu(self.bn3, self.relu, out, shortcut)
 
 
 class ResNet(nn.Module):
@@ -126,7 +125,7 @@ class ResNet(nn.Module):
         return nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
         return logits
