@@ -11,6 +11,7 @@ import numpy as np
 from tensorlib import dtypes
 from tensorlib.autograd.tape import mode
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
+from tensorlib.kernels import matrix as kernels
 from tensorlib.ops import elementwise, reduction, shape
 from tensorlib.ops._common import (
     Array,
@@ -27,6 +28,7 @@ from tensorlib.ops._common import (
     wrap,
 )
 from tensorlib.ops._formula import derived
+from tensorlib.ops._products import LARGE, column_sums, product, times
 from tensorlib.ops.out import direct, takes_exact_out, takes_out
 
 if TYPE_CHECKING:
@@ -48,13 +50,6 @@ def same_dtype(where: str, a: Array, b: Array) -> None:
         )
     if a.dtype.kind == "b":
         raise DTypeError(where, "not implemented for bool", "numbers", hint="convert with .int()")
-
-
-def product(a: Array, b: Array) -> Array:
-    """`a @ b`, half precision summed in single."""
-    if a.dtype.char in "eE":
-        return (a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype)
-    return a @ b
 
 
 @takes_exact_out
@@ -80,7 +75,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
             hint="transpose one of them with .mT, or check the layer's in_features",
         )
     try:
-        output = a @ b if a.dtype.char not in "eE" else product(a, b)
+        output = times(a, b) if a.dtype.char not in "eE" else product(a, b)
     except ValueError:
         raise ShapeError(
             "matmul", f"batch dimensions of {a.shape} and {b.shape} do not broadcast"
@@ -112,14 +107,15 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
                 right = (conjugate(_mT(a)) @ grad[..., None])[..., 0]
         else:
             if b is not None:
-                left = grad @ conjugate(_mT(b))
+                left = times(grad, conjugate(_mT(b)))
             if a is not None:
                 if n == 2 and m > 2:
                     # one product instead of a batch of them that is then summed
                     rows = (math.prod(a.shape[:-1]), a.shape[-1])
-                    right = conjugate(a.reshape(rows).T) @ grad.reshape((rows[0], grad.shape[-1]))
+                    wide = grad.reshape((rows[0], grad.shape[-1]))
+                    right = times(conjugate(a.reshape(rows).T), wide)
                 else:
-                    right = conjugate(_mT(a)) @ grad
+                    right = times(conjugate(_mT(a)), grad)
         return left, right
 
     return record(output, backward, input, other)
@@ -334,7 +330,7 @@ def _add_product(
     if not isinstance(beta, int | float | complex) or not isinstance(alpha, int | float | complex):
         raise ArgumentError(where, f"beta={beta!r}, alpha={alpha!r}", "two numbers")
     half = a.dtype.char in "eE"  # summed in single, rounded once
-    output = a.astype(np.float32) @ b.astype(np.float32) if half else a @ b
+    output = times(a.astype(np.float32), b.astype(np.float32)) if half else times(a, b)
     if alpha != 1:
         output = output * alpha
     if beta != 0:
@@ -349,8 +345,8 @@ def _add_product(
             left = back[:, None] * conjugate(b)
             right = conjugate(a.T) @ back
         else:
-            left = back @ conjugate(_mT(b))
-            right = conjugate(_mT(a)) @ back
+            left = times(back, conjugate(_mT(b)))
+            right = times(conjugate(_mT(a)), back)
         return grad if beta == 1 else grad * scale, left, right
 
     backward.__qualname__ = where
@@ -382,24 +378,28 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: An
     rows_out = (-1, w.shape[0]) if w.shape[0] else (columns[0], 0)
     half = x.dtype.char in "eE"  # summed in single, rounded once
     left, right = (x.astype(np.float32), w.astype(np.float32)) if half else (x, w)
-    output = (
-        left @ right.T
-        if x.ndim <= 2
-        else (left.reshape(columns) @ right.T).reshape((*x.shape[:-1], w.shape[0]))
-    )
+    if x.ndim > 2:
+        left = left.reshape(columns)
+    added = None
     if bias is not None:
-        b = bias.array
-        if b.dtype != w.dtype:
-            same_dtype("linear", x, b)
-        if b.shape == (w.shape[0],):
-            output += b
-        else:
-            try:
-                output += b
-            except ValueError:
-                raise ShapeError(
-                    "linear", f"bias has shape {b.shape}", f"({w.shape[0]},)"
-                ) from None
+        added = bias.array
+        if added.dtype != w.dtype:
+            same_dtype("linear", x, added)
+    if left.size >= LARGE // (w.shape[0] or 1) and not half and type(left) is np.ndarray:
+        fused = None if added is None or added.shape != (w.shape[0],) else added
+        output = kernels.matmul(left, right.T, fused)
+        added = added if fused is None else None
+    else:
+        output = left @ right.T
+    if x.ndim > 2:
+        output = output.reshape((*x.shape[:-1], w.shape[0]))
+    if added is not None:
+        try:
+            output += added
+        except ValueError:
+            raise ShapeError(
+                "linear", f"bias has shape {added.shape}", f"({w.shape[0]},)"
+            ) from None
     if half:
         output = output.astype(x.dtype)
     if not mode.grad:
@@ -410,16 +410,16 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: An
 
     def backward(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
-        left = None if w is None else (rows @ conjugate(w)).reshape(shape)
-        right = None if x is None else rows.T @ conjugate(x.reshape(columns))
+        left = None if w is None else times(rows, conjugate(w)).reshape(shape)
+        right = None if x is None else times(rows.T, conjugate(x.reshape(columns)))
         if bias_ndim != 1 or half:  # the engine sums, half precision in single
             return left, right, grad if bias_ndim != 1 else rows
-        return left, right, np.add.reduce(rows, 0)
+        return left, right, column_sums(rows)
 
     def backward_plain(grad: Array) -> Grads:
         rows = grad.reshape(rows_out) if grad.ndim != 2 else grad
-        left = None if w is None else (rows @ conjugate(w)).reshape(shape)
-        return left, None if x is None else rows.T @ conjugate(x.reshape(columns))
+        left = None if w is None else times(rows, conjugate(w)).reshape(shape)
+        return left, None if x is None else times(rows.T, conjugate(x.reshape(columns)))
 
     if bias is None:
         return record(output, backward_plain, input, weight)

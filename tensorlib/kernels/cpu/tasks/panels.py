@@ -1,0 +1,327 @@
+"""The block of a matrix product in registers that adds to what is there, and packing for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from tensorlib.kernels.cpu import host
+from tensorlib.kernels.cpu.compiler import inner
+from tensorlib.kernels.cpu.vector import (
+    BYTES,
+    F32,
+    I32,
+    I64,
+    LANES,
+    VECTOR,
+    emit_call,
+    emit_load,
+    emit_load_part,
+    emit_prefetch,
+    emit_splat,
+    emit_store,
+    emit_store_part,
+    load,
+    load_f32,
+    load_part,
+    store,
+    store_f32,
+    store_part,
+)
+
+ROWS = host.blocking().rows
+VECTORS = host.blocking().vectors
+PANEL = host.blocking().panel
+UNROLLED = 4
+TOGETHER = 4  # panels that are packed at the same time
+VECTORS_OF_ROWS = -(-ROWS // LANES)
+
+
+def _number(value: int) -> Any:
+    return ir.Constant(I64, value)
+
+
+def _fill(b: Any, sums: Any, start: Any, stride: Any, columns: Any) -> None:
+    """Begin the sums with the rows at `start`."""
+    whole = b.icmp_signed(">=", columns, _number(PANEL))
+    with b.if_else(whole) as (full, partial):
+        with full:
+            for i, row in enumerate(sums):
+                for j, slot in enumerate(row):
+                    at = b.add(b.add(start, b.mul(stride, _number(i))), _number(j * BYTES))
+                    b.store(emit_load(b, at), slot)
+        with partial:
+            for i, row in enumerate(sums):
+                for j, slot in enumerate(row):
+                    at = b.add(b.add(start, b.mul(stride, _number(i))), _number(j * BYTES))
+                    left = b.sub(columns, _number(j * LANES))
+                    b.store(emit_load_part(b, at, left), slot)
+
+
+def _expect(b: Any, out: Any, stride: Any) -> None:
+    """Fetch what is stored at the end while the depth runs."""
+    for i in range(ROWS):
+        emit_prefetch(b, b.add(out, b.mul(stride, _number(i))), True)
+
+
+def _finish(b: Any, sums: Any, out: Any, stride: Any, count: Any, columns: Any, clamp: Any) -> None:
+    """Store `count` rows and `columns` columns of the clamped sums."""
+    low, high = (emit_splat(b, value) for value in clamp)
+
+    def clamped(slot: Any) -> Any:
+        value = b.load(slot)
+        value = b.select(b.fcmp_ordered("<", value, low), low, value)
+        return b.select(b.fcmp_ordered(">", value, high), high, value)
+
+    whole = b.icmp_signed(">=", columns, _number(PANEL))
+    for i, row in enumerate(sums):
+        with b.if_then(b.icmp_signed(">", count, _number(i))):
+            address = b.add(out, b.mul(stride, _number(i)))
+            with b.if_else(whole) as (full, partial):
+                with full:
+                    for j, slot in enumerate(row):
+                        emit_store(b, clamped(slot), b.add(address, _number(j * BYTES)))
+                with partial:
+                    for j, slot in enumerate(row):
+                        left = b.sub(columns, _number(j * LANES))
+                        at = b.add(address, _number(j * BYTES))
+                        emit_store_part(b, clamped(slot), at, left)
+
+
+def _step(b: Any, sums: Any, scalars: list[Any], panel: Any) -> None:
+    vectors = [emit_load(b, b.add(panel, _number(j * BYTES))) for j in range(VECTORS)]
+    for row, address in zip(sums, scalars, strict=True):
+        number = emit_splat(b, emit_load(b, address, F32))
+        for slot, vector in zip(row, vectors, strict=True):
+            b.store(emit_call(b, "fma", number, vector, b.load(slot)), slot)
+
+
+@intrinsic
+def rows_block(
+    context: Any,
+    a: Any,
+    a_stride: Any,
+    panel: Any,
+    depth: Any,
+    start: Any,
+    start_stride: Any,
+    out: Any,
+    out_stride: Any,
+    count: Any,
+    columns: Any,
+    low: Any,
+    high: Any,
+) -> Any:
+    """out = clamp(start + a b) for a block of ROWS x PANEL: `a` with rows `a_stride` bytes apart,
+    each of `depth` numbers in a row, `b` a packed panel. `count` rows and `columns` columns exist.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        a, a_stride, panel, depth, start, start_stride, out, out_stride = args[:8]
+        count, columns, low, high = args[8:]
+        sums = [[cgutils.alloca_once(b, VECTOR) for _ in range(VECTORS)] for _ in range(ROWS)]
+        last = b.sub(count, _number(1))
+        _expect(b, out, out_stride)
+        _fill(b, sums, start, start_stride, columns)
+        at_rows = [cgutils.alloca_once(b, I64) for _ in range(ROWS)]
+        for i, slot in enumerate(at_rows):  # rows that do not exist repeat the last one
+            place = b.select(b.icmp_signed("<", last, _number(i)), last, _number(i))
+            b.store(b.add(a, b.mul(place, a_stride)), slot)
+        at_panel = cgutils.alloca_once(b, I64)
+        b.store(panel, at_panel)
+
+        def steps(number: int) -> None:
+            here, addresses = b.load(at_panel), [b.load(slot) for slot in at_rows]
+            for u in range(number):
+                scalars = [b.add(x, _number(4 * u)) for x in addresses]
+                _step(b, sums, scalars, b.add(here, _number(u * VECTORS * BYTES)))
+            b.store(b.add(here, _number(number * VECTORS * BYTES)), at_panel)
+            for slot, address in zip(at_rows, addresses, strict=True):
+                b.store(b.add(address, _number(4 * number)), slot)
+
+        with cgutils.for_range(b, b.sdiv(depth, _number(UNROLLED))):
+            steps(UNROLLED)
+        with cgutils.for_range(b, b.srem(depth, _number(UNROLLED))):
+            steps(1)
+        _finish(b, sums, out, out_stride, count, columns, (low, high))
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 10, types.float32, types.float32), generate
+
+
+@intrinsic
+def columns_block(
+    context: Any,
+    a: Any,
+    a_stride: Any,
+    panel: Any,
+    panel_stride: Any,
+    depth: Any,
+    start: Any,
+    start_stride: Any,
+    out: Any,
+    out_stride: Any,
+    count: Any,
+    columns: Any,
+    low: Any,
+    high: Any,
+) -> Any:
+    """As `rows_block` for `a` with the ROWS numbers of a step next to each other, and steps
+    `a_stride` bytes apart; steps of `b` are `panel_stride` bytes apart.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        a, a_stride, panel, panel_stride, depth, start, start_stride, out, out_stride = args[:9]
+        count, columns, low, high = args[9:]
+        sums = [[cgutils.alloca_once(b, VECTOR) for _ in range(VECTORS)] for _ in range(ROWS)]
+        _expect(b, out, out_stride)
+        _fill(b, sums, start, start_stride, columns)
+        at_a, at_b = cgutils.alloca_once(b, I64), cgutils.alloca_once(b, I64)
+        b.store(a, at_a)
+        b.store(panel, at_b)
+
+        def step() -> None:
+            here, there = b.load(at_a), b.load(at_b)
+            _step(b, sums, [b.add(here, _number(4 * i)) for i in range(ROWS)], there)
+            b.store(b.add(here, a_stride), at_a)
+            b.store(b.add(there, panel_stride), at_b)
+
+        with cgutils.for_range(b, b.sdiv(depth, _number(UNROLLED))):
+            for _ in range(UNROLLED):
+                step()
+        with cgutils.for_range(b, b.srem(depth, _number(UNROLLED))):
+            step()
+        _finish(b, sums, out, out_stride, count, columns, (low, high))
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 11, types.float32, types.float32), generate
+
+
+@intrinsic
+def turn(context: Any, source: Any, stride: Any, out: Any, out_stride: Any) -> Any:
+    """Transpose LANES x LANES numbers; strides of rows in bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        source, stride, out, out_stride = args
+        rows = [emit_load(b, b.add(source, b.mul(stride, _number(i)))) for i in range(LANES)]
+        half = LANES // 2
+        # rows i and i + half interleaved: log2(LANES) rounds of it transpose
+        kind = ir.VectorType(I32, LANES)
+        low = ir.Constant(kind, [i // 2 + (i % 2) * LANES for i in range(LANES)])
+        high = ir.Constant(kind, [half + i // 2 + (i % 2) * LANES for i in range(LANES)])
+        for _ in range(LANES.bit_length() - 1):
+            mixed = []
+            for i in range(half):
+                mixed.append(b.shuffle_vector(rows[i], rows[i + half], low))
+                mixed.append(b.shuffle_vector(rows[i], rows[i + half], high))
+            rows = mixed
+        for i, row in enumerate(rows):
+            emit_store(b, row, b.add(out, b.mul(out_stride, _number(i))))
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 4), generate
+
+
+@inner
+def pack_panel(source, step, stride, depth, columns, out):
+    """[depth, PANEL] of a matrix whose rows are `step` bytes and whose `columns` columns are
+    `stride` bytes apart; zeros behind the last column.
+    """
+    if stride == 4:
+        for k in range(depth):
+            for j in range(0, PANEL, LANES):
+                at = out + (k * PANEL + j) * 4
+                if columns - j >= LANES:
+                    store(at, load(source + k * step + 4 * j))
+                else:
+                    store(at, load_part(source + k * step + 4 * j, columns - j))
+        return
+    whole, turned = 0, 0
+    if step == 4:
+        whole = depth // LANES * LANES
+        turned = columns // LANES * LANES
+        for j in range(0, turned, LANES):
+            for k in range(0, whole, LANES):
+                turn(source + j * stride + 4 * k, stride, out + (k * PANEL + j) * 4, 4 * PANEL)
+    for j in range(columns):
+        for k in range(whole if j < turned else 0, depth):
+            store_f32(out + (k * PANEL + j) * 4, load_f32(source + j * stride + k * step))
+    for j in range(columns, PANEL):
+        for k in range(depth):
+            store_f32(out + (k * PANEL + j) * 4, 0.0)
+
+
+@inner
+def pack_rows(source, stride, step, depth, count, out):
+    """[depth, ROWS] of `count` rows `stride` bytes apart, their numbers `step` bytes apart; zeros
+    behind the last row. Up to a vector behind the end is overwritten.
+    """
+    if stride == 4 and count == ROWS:
+        for k in range(depth):
+            for i in range(0, ROWS, LANES):
+                store(out + (k * ROWS + i) * 4, load_part(source + k * step + 4 * i, ROWS - i))
+        return
+    for i in range(count):
+        for k in range(depth):
+            store_f32(out + (k * ROWS + i) * 4, load_f32(source + i * stride + k * step))
+    for i in range(count, ROWS):
+        for k in range(depth):
+            store_f32(out + (k * ROWS + i) * 4, 0.0)
+
+
+@inner
+def pack_panels(source, step, stride, depth, columns, out):
+    """All panels of `columns` columns, one after the other; see `pack_panel`."""
+    size = depth * PANEL * 4
+    n = 0
+    if stride == 4:  # some panels at a time: memory is read in longer pieces
+        while columns - n * PANEL >= TOGETHER * PANEL:
+            for k in range(depth):
+                place = source + k * step + n * PANEL * 4
+                target = out + n * size + k * PANEL * 4
+                for i in range(TOGETHER):
+                    for j in range(VECTORS):
+                        store(
+                            target + i * size + j * BYTES, load(place + i * PANEL * 4 + j * BYTES)
+                        )
+            n += TOGETHER
+    while n * PANEL < columns:
+        wide = min(PANEL, columns - n * PANEL)
+        pack_panel(source + n * PANEL * stride, step, stride, depth, wide, out + n * size)
+        n += 1
+
+
+@inner
+def pack_tiles(source, stride, step, depth, rows, out):
+    """All blocks of ROWS rows, one after the other; see `pack_rows`."""
+    size = depth * ROWS * 4
+    m = 0
+    if stride == 4:
+        rest = ROWS - (VECTORS_OF_ROWS - 1) * LANES
+        while rows - m >= TOGETHER * ROWS:
+            base = out + m // ROWS * size
+            for k in range(depth):
+                place = source + k * step + m * 4
+                target = base + k * ROWS * 4
+                for i in range(TOGETHER):
+                    for j in range(VECTORS_OF_ROWS - 1):
+                        at = target + i * size + j * BYTES
+                        store(at, load(place + i * ROWS * 4 + j * BYTES))
+                    j = (VECTORS_OF_ROWS - 1) * BYTES
+                    last = load_part(place + i * ROWS * 4 + j, rest)
+                    if k == depth - 1:
+                        store_part(target + i * size + j, last, rest)
+                    else:
+                        store(target + i * size + j, last)
+            m += TOGETHER * ROWS
+    while m < rows:
+        pack_rows(
+            source + m * stride, stride, step, depth, min(ROWS, rows - m), out + m // ROWS * size
+        )
+        m += ROWS
