@@ -393,7 +393,7 @@ def softmax(input: Tensor, dim: Any = None, dtype: Any = None) -> Tensor:
     def backward(grad: Array) -> Grads:
         if not grad.ndim:
             return (grad * 0,)
-        return (output * (grad - (grad * output).sum(axis, keepdims=True)),)
+        return (softmax_kernels.softmax_grad(grad, output, axis),)
 
     result = record(output, backward, input)
     return result if kind is output.dtype else astype(result, kind)
@@ -420,7 +420,7 @@ def log_softmax(input: Tensor, dim: Any = None, dtype: Any = None) -> Tensor:
     def backward(grad: Array) -> Grads:
         if not grad.ndim:
             return (grad * 0,)
-        return (grad - np.exp(output) * grad.sum(axis, keepdims=True),)
+        return (softmax_kernels.log_softmax_grad(grad, output, axis),)
 
     return astype(record(output, backward, input), kind)
 

@@ -13,7 +13,7 @@ from tensorlib.errors import DimensionError, DTypeError, InvalidValueError, Shap
 from tensorlib.kernels import softmax as kernels
 from tensorlib.ops import activation, elementwise, shape
 from tensorlib.ops import reduction as reductions
-from tensorlib.ops._common import Array, Grads, astype, called, record, single
+from tensorlib.ops._common import Array, Grads, astype, called, record, single, wants
 from tensorlib.ops.loss import _reduce, legacy_reduction
 from tensorlib.ops.types import accepts
 
@@ -249,25 +249,19 @@ def _rows(input: Tensor, t: Array, reduction: str) -> Tensor:
     """Cross entropy of the usual case, in few steps: small models spend their time between them."""
     x = input.array
     count = x.shape[0]
-    rows = np.arange(count)
-    shifted = x - np.maximum.reduce(x, 1, keepdims=True)
-    powers = np.exp(shifted)
-    total = np.add.reduce(powers, 1, keepdims=True)
-    output = np.log(total[:, 0]) - shifted[rows, t]
+    output, powers, total = kernels.cross_entropy(x, t, wants(input))
     if reduction != "none":
         output = np.add.reduce(output)
         if reduction == "mean":
             output = output / x.dtype.type(count)
 
     def backward(grad: Array) -> Grads:
-        out = powers / total
-        out[rows, t] -= 1
-        out *= grad / count if reduction == "mean" else grad if grad.ndim == 0 else grad[:, None]
-        return (out,)
+        scale = grad / count if reduction == "mean" else grad if grad.ndim == 0 else grad[:, None]
+        return (kernels.cross_entropy_grad(powers, total, t, scale),)
 
     def smooth(grad: Any) -> Grads:
         goal = np.zeros_like(x.array)
-        goal[rows, t] = 1
+        goal[np.arange(count), t] = 1
         each = grad / count if reduction == "mean" else grad
         return ((activation.softmax(x, 1) - goal) * (each.unsqueeze(1) if each.ndim else each),)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tensorlib.kernels.cpu import activation as activation
+from tensorlib.kernels.cpu import attention as attention
 from tensorlib.kernels.cpu import convolution as convolution
 from tensorlib.kernels.cpu import convolution_gradients as convolution_gradients
 from tensorlib.kernels.cpu import matrix as matrix
 from tensorlib.kernels.cpu import normalization as normalization
+from tensorlib.kernels.cpu import softmax as softmax

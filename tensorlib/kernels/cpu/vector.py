@@ -3,8 +3,9 @@
 `load(address)`, `store(address, v)` and their `_part` forms (the first `n` lanes only, other lanes
 zero) touch memory; `splat(x)` repeats a number; `+ - * /`, unary `-`, `fma(a, b, c) = a * b + c`
 and `sqrt` work lane by lane. `maximum`, `minimum` pass NaN on as PyTorch's do: a NaN in either
-operand gives NaN. `less(a, b)` and its kin give masks for `select(mask, a, b)`. `total(v)` adds the
-lanes. `exp expm1 sigmoid tanh erf log log1p` are polynomials with errors of a few ulp.
+operand gives NaN. `less(a, b)` and its kin, and `lanes(n)` (the first n), give masks for
+`select(mask, a, b)`. `total(v)` adds the lanes. `exp expm1 sigmoid tanh erf log log1p` are
+polynomials with errors of a few ulp.
 
 `stream(address, v)` writes, without reading the line first, what is too large to stay in the cache
 (the address divisible by BYTES); `settle(0)` at the end of a task that does so.
@@ -198,6 +199,7 @@ is_nan = _make(mask, (vector,), lambda b, x: b.fcmp_unordered("uno", x, x))
 select = _make(vector, (mask, vector, vector), lambda b, m, x, y: b.select(m, x, y))
 both = _make(mask, (mask, mask), lambda b, m, n: b.and_(m, n))
 either = _make(mask, (mask, mask), lambda b, m, n: b.or_(m, n))
+lanes = _make(mask, (_i64,), emit_lanes)
 
 
 def _emit_larger(sign: str) -> Any:
