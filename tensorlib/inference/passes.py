@@ -22,6 +22,8 @@ from tensorlib.inference.capture import bind
 from tensorlib.inference.graph import Graph, bound, renamed
 from tensorlib.inference.templates import Batch, Pack, Ref, decode, leaves
 from tensorlib.inference.trace import Call
+from tensorlib.ops.out import direct
+from tensorlib.tensor import Tensor
 
 __all__ = ["Report", "optimise"]
 
@@ -123,16 +125,13 @@ def _out_of_place(call: Call) -> Call | None:
     """
     if call.arguments.get("inplace") is True:
         return replace(call, arguments={**call.arguments, "inplace": False})
-    code = call.function.__code__
-    if code.co_name != "twin":
-        return None
-    cells = dict(zip(code.co_freevars, call.function.__closure__ or (), strict=True))
-    operation = cells["operation"].cell_contents
     if call.name not in _SAME_TYPE:
         return None
+    plain = call.name[:-1]
+    operation = direct(call.function.__globals__.get(plain) or getattr(Tensor, plain))
     return replace(
         call,
-        name=operation.__name__,
+        name=plain,
         function=operation,
         arguments=bound(operation, call),
         star=None,

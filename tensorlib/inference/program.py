@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
 from tensorlib.autograd import tape
+from tensorlib.autograd.tape import wrap
 from tensorlib.inference.graph import Graph
+from tensorlib.inference.lowering import Lowered, NotLowered, lower
+from tensorlib.inference.plan import Buffer, place
+from tensorlib.inference.segment import Arena, Segment
 from tensorlib.inference.steps import Step
-from tensorlib.inference.templates import Ref, decode, leaves
+from tensorlib.inference.templates import Ref, decode, leaves, size_at
+from tensorlib.inference.trace import Call
+from tensorlib.kernels import Unsupported
 
 __all__ = ["Program"]
 
@@ -24,9 +31,37 @@ class Program:
         self._base: list[Any] = [value.tensor for value in graph.values]
         constant = _per_size(graph)
         self._constants = [Step(c, "") for c in graph.calls if id(c) in constant]
-        self.steps: list[Any] = [Step(c, "") for c in graph.calls if id(c) not in constant]
         self._by_size: dict[int, list[Any]] = {}
+        calls = [c for c in graph.calls if id(c) not in constant]
+        chosen = _chosen(graph, calls)
+        self.arena = _arena(graph, calls, chosen, most)
+        self.steps = self._steps(calls, chosen)
         self._free_early()
+
+    def _steps(self, calls: list[Call], chosen: list[Any]) -> list[Any]:
+        """Operations, and segments of what is compiled."""
+        graph = self.graph
+        resident = {part.output for part in chosen if isinstance(part, Lowered)}
+        exports = graph.results()
+        for call, part in zip(calls, chosen, strict=True):
+            if not isinstance(part, Lowered):
+                exports.update(call.inputs())
+        steps: list[Any] = []
+        run: list[Lowered] = []
+        for call, part in zip(calls, chosen, strict=True):
+            if isinstance(part, Lowered):
+                run.append(part)
+                continue
+            if run:
+                steps.append(Segment(run, resident, exports))
+                run = []
+            steps.append(Step(call, part))
+        if run:
+            steps.append(Segment(run, resident, exports))
+        for step in steps:
+            if isinstance(step, Segment):
+                step.arena = self.arena
+        return steps
 
     def _free_early(self) -> None:
         """Note at each step which values nobody reads later."""
@@ -57,17 +92,36 @@ class Program:
         """The result for these tensors, whose batch has n examples."""
         with tape.no_grad():
             tensors = self._tensors(n)
-            for place, tensor in zip(self.places, inputs, strict=True):
-                tensors[place] = tensor
+            for index, tensor in zip(self.places, inputs, strict=True):
+                tensors[index] = tensor
             for step in self.steps:
                 step.run(tensors, n)
+            if self.arena is not None:
+                for i in self.graph.results():
+                    if self.arena.holds(tensors[i].array):
+                        tensors[i] = wrap(tensors[i].array.copy("K"))
             return decode(self.graph.result, tensors, n)
 
     def words(self) -> list[str]:
         """Lines of the summary."""
-        counts = Counter(step.call.name for step in self.steps)
-        listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-        return [f"operations that run one by one: {listed}"]
+        lines = []
+        compiled = Counter(
+            part.words for step in self.steps if isinstance(step, Segment) for part in step.parts
+        )
+        if self.arena is not None:
+            lines.append(f"compiled: {_counts(compiled)}")
+            lines.append(f"memory: {self.arena.size / 2**20:.1f} MiB for all values between")
+        plain: dict[str, Counter[str]] = {}
+        for step in self.steps:
+            if isinstance(step, Step):
+                plain.setdefault(step.reason, Counter())[step.call.name] += 1
+        for reason, counts in plain.items():
+            lines.append(f"run one by one ({reason}): {_counts(counts)}")
+        return lines
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _per_size(graph: Graph) -> set[int]:
@@ -79,3 +133,94 @@ def _per_size(graph: Graph) -> set[int]:
         if not call.changed and not any(v.varies or v.memory in changed for v in ours):
             found.add(id(call))
     return found
+
+
+def _chosen(graph: Graph, calls: list[Call]) -> list[Any]:
+    """For each call its lowering, or why it runs as the operation it is."""
+    from tensorlib.inference import lowered  # registers them
+
+    assert lowered is not None
+    pinned = {graph.values[i].memory for call in calls for i in call.changed}
+    chosen: list[Any] = []
+    for call in calls:
+        try:
+            chosen.append(lower(graph, call, pinned))
+        except (NotLowered, Unsupported) as problem:
+            chosen.append(str(problem))
+    while _demoted(chosen):
+        pass
+    return chosen
+
+
+def _demoted(chosen: list[Any]) -> bool:
+    """Give up segments without real work, and other shapes of what is not in the arena; whether
+    there was one.
+    """
+    made = {part.output for part in chosen if isinstance(part, Lowered)}
+    for i, part in enumerate(chosen):
+        if isinstance(part, Lowered) and part.same is not None and part.same not in made:
+            chosen[i] = "it costs nothing"
+            return True
+    start = 0
+    while start < len(chosen):
+        stop = start
+        while stop < len(chosen) and isinstance(chosen[stop], Lowered):
+            stop += 1
+        if stop > start and not any(part.heavy for part in chosen[start:stop]):
+            chosen[start:stop] = ["too little work for a segment"] * (stop - start)
+            return True
+        start = stop + 1
+    return False
+
+
+def _arena(graph: Graph, calls: list[Call], chosen: list[Any], most: int) -> Arena | None:
+    """Offsets of all values that compiled steps read or write."""
+    parts = [(i, part) for i, part in enumerate(chosen) if isinstance(part, Lowered)]
+    if not parts:
+        return None
+    first, last = _lives(graph, calls, chosen)
+    made = {part.output for _, part in parts}
+    roots = {part.output: part.same for _, part in parts if part.same in made}
+    buffers: dict[int, Buffer] = {}
+    for index in first:
+        root = index
+        while root in roots:
+            root = roots[root]
+        size = 4 * math.prod(size_at(graph.values[index].shape, most))
+        buffer = buffers.setdefault(root, Buffer(size, first[index], last[index]))
+        buffer.first = min(buffer.first, first[index])
+        buffer.last = max(buffer.last, last[index])
+        buffers[index] = buffer
+    temporaries = {id(part): Buffer(part.temporary_bytes(most), i, i) for i, part in parts}
+    unique = list({id(b): b for b in (*buffers.values(), *temporaries.values())}.values())
+    size = place(unique)
+    return Arena(
+        size,
+        {index: buffer.offset for index, buffer in buffers.items()},
+        {key: buffer.offset for key, buffer in temporaries.items()},
+    )
+
+
+def _lives(
+    graph: Graph, calls: list[Call], chosen: list[Any]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """First and last call that uses the arena's memory of each value."""
+    first = {p.output: i for i, p in enumerate(chosen) if isinstance(p, Lowered)}
+    last = dict(first)
+    for i, part in enumerate(chosen):
+        if isinstance(part, Lowered):
+            for index in part.sources:
+                if index in first:
+                    last[index] = i
+    shared: dict[int, list[int]] = {}
+    for index in first:
+        shared.setdefault(graph.values[index].memory, []).append(index)
+    for i, call in enumerate(calls):  # operations may make views, which keep the memory in use
+        if not isinstance(chosen[i], Lowered):
+            for used in call.inputs():
+                for index in shared.get(graph.values[used].memory, ()):
+                    last[index] = max(last[index], i)
+    for used in graph.results():
+        for index in shared.get(graph.values[used].memory, ()):
+            last[index] = len(calls)
+    return first, last

@@ -1,0 +1,6 @@
+"""Lowerings by family; importing this registers them."""
+
+from __future__ import annotations
+
+from tensorlib.inference.lowered import convolution as convolution
+from tensorlib.inference.lowered import shapes as shapes
