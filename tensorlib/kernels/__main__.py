@@ -25,8 +25,8 @@ def _host() -> list[str]:
             f"vectors      {block.lanes} float32 numbers; products keep "
             f"{block.rows} x {block.panel} sums in registers"
         )
-        size = loader.size_on_disk() / 2**20
-        lines.append(f"cache        {loader.cache_directory()} ({size:.1f} MiB)")
+        size = loader.size_on_disk() / 1024
+        lines.append(f"cache        {loader.cache_directory()} ({size:.0f} KiB)")
     except (ImportError, Unsupported) as problem:
         lines.append(f"compiled     none: {problem}")
     return lines
@@ -44,12 +44,20 @@ def show() -> int:
     return 0
 
 
-def warm() -> int:
+def warm(wanted: list[str]) -> int:
     """Compile all tasks that the cache lacks, with a line per family."""
     try:
         from tensorlib.kernels.cpu import host, loader
+        from tensorlib.kernels.cpu.warm import families
         from tensorlib.kernels.cpu.warm import warm as warmed
 
+        unknown = sorted(set(wanted) - set(families()))
+        if unknown:
+            sys.stderr.write(
+                f"tensorlib: no family {', '.join(unknown)}; there are "
+                f"{', '.join(sorted(families()))}\n"
+            )
+            return 2
         host.blocking()
         loader.versions()
     except (ImportError, Unsupported) as problem:
@@ -57,7 +65,7 @@ def warm() -> int:
         return 1
     began = time.perf_counter()
     failed = 0
-    for one in warmed():
+    for one in warmed(wanted or families()):
         made = f"{one.compiled} compiled" if one.compiled else "all there"
         sys.stdout.write(f"{one.family:16} {one.tasks:3} tasks, {made:12} {one.seconds:6.1f} s")
         sys.stdout.write(f"  failed: {one.problem}\n" if one.problem else "\n")
@@ -75,7 +83,13 @@ def main(arguments: list[str]) -> int:
         description="List which body answers for which kernel, or compile all of them now.",
     )
     parser.add_argument("action", nargs="?", choices=["list", "warm"], default="list")
-    return warm() if parser.parse_args(arguments).action == "warm" else show()
+    parser.add_argument("family", nargs="*", help="what to compile, all by default")
+    parsed = parser.parse_args(arguments)
+    if parsed.action == "warm":
+        return warm(parsed.family)
+    if parsed.family:
+        parser.error("a family is for 'warm'")
+    return show()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tensorlib.kernels.__main__ import main
 from tensorlib.kernels.cpu import loader
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="compiled kernels need POSIX threads")
@@ -178,6 +179,68 @@ def test_a_full_disk_costs_a_line_only(tmp_path, monkeypatch, capsys):
     loader._write("family-0/name.o", b"code")
     assert "No space left on device" in capsys.readouterr().err
     assert files(tmp_path) == []
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def command(cache, *arguments, **more):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tensorlib.kernels", *arguments],
+        env=environment(cache, **more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+
+def test_warm_compiles_a_family_once(tmp_path):
+    cache = tmp_path / "cache"
+    first = command(cache, "warm", "threads")
+    assert first.returncode == 0, first.stderr
+    line, last = first.stdout.splitlines()
+    assert line.startswith("threads")
+    assert "6 tasks, 6 compiled" in line
+    assert str(cache) in last
+    before = files(cache)
+    second = command(cache, "warm", "threads")
+    assert second.returncode == 0, second.stderr
+    assert "6 tasks, all there" in second.stdout
+    assert files(cache) == before
+
+
+def test_the_listing_describes_the_host(warm):
+    done = command(warm, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:5])
+    assert lines["threads"] == "1"
+    assert str(warm) in lines["cache"]
+    assert "(0 KiB)" not in lines["cache"]
+    assert "float32 numbers" in lines["vectors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["wram"], "invalid choice: 'wram'"),
+        (["warm", "threats"], "no family threats; there are"),
+        (["list", "threads"], "a family is for 'warm'"),
+    ],
+)
+def test_an_unknown_argument_is_a_usage_error(capsys, arguments, text):
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_warm_without_a_compiler_fails(tmp_path):
+    done = command(tmp_path / "cache", "warm", "threads", NUMBA_DISABLE_JIT="1")
+    assert done.returncode == 1
+    assert "NUMBA_DISABLE_JIT" in done.stdout
 
 
 # -- the reference answers instead -----------------------------------------------------------------
