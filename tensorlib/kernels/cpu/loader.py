@@ -110,16 +110,21 @@ def _object_code(family: str, name: str) -> bytes:
             if code is None:
                 _say(f"compiling kernels for this CPU once, into {writable_directory()}")
                 code = _compile(family, name)
-                _write(where, code)
+                _keep(family, name, code)
     return code
+
+
+def _keep(family: str, name: str, code: bytes) -> None:
+    """Put a task's code on disk, unless its sources have been edited since this process began."""
+    if _hash_now(family) == family_hash(family):
+        _write(_file(family, name), code)
 
 
 def prepare(family: str, name: str) -> bool:
     """See that a task is on disk; whether it had to be compiled."""
-    where = _file(family, name)
-    if _read(where) is not None:
+    if _read(_file(family, name)) is not None:
         return False
-    _write(where, _compile(family, name))
+    _keep(family, name, _compile(family, name))
     return True
 
 
@@ -157,6 +162,10 @@ _IMPORT = re.compile(
 @cache
 def family_hash(family: str) -> str:
     """A hash of all sources that decide about the code of `tasks/<family>.py`."""
+    return _hash_now(family)
+
+
+def _hash_now(family: str) -> str:
     found: set[Path] = set()
     _add_sources(_PLACE / "tasks" / f"{family}.py", found)
     digest = hashlib.sha256()
