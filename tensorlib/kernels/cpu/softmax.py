@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from tensorlib.kernels import softmax as kernels
-from tensorlib.kernels.cpu import Tasks, address, blocks, dense, empty, single, worth
+from tensorlib.kernels.cpu import Tasks, address, blocks, dense, empty, scratch, single, worth
 
 _run = Tasks("softmax")
 LEAST = 1 << 13  # elements
 _BLOCK = 1 << 13
-_COLUMNS = 128  # of one block where vectors lie across
+_COLUMNS = 512  # of one block where vectors lie across, at most
+_ROOM = 1 << 15  # numbers that a worker gathers
+PAST = 1 << 22  # bytes of a result from which on it is written past the cache
 _WHEN = "float32, large"
 
 
@@ -30,18 +32,26 @@ def _cut(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
+def _past(shape: tuple[int, ...]) -> bool:
+    """Whether results are to be written past the cache: large ones whose rows are whole vectors."""
+    return shape[-1] % 16 == 0 and 4 * math.prod(shape) >= PAST
+
+
 def _rows(task: str, shape: tuple[int, ...], axis: int, *arrays: Any) -> None:
     """Run `task` along an axis of dense arrays."""
     outer, size, inner = _cut(shape, axis)
     places = [address(a) for a in arrays]
     if inner == 1:
         count, length = blocks(outer, max(1, _BLOCK // size))
-        getattr(_run, f"{task}_rows")(count, *places, outer, size, length)
+        getattr(_run, f"{task}_rows")(count, *places, outer, size, length, _past(shape))
         return
     logs = task.startswith("log_")
-    parts = -(-inner // _COLUMNS)
+    rows = (len(arrays) - 1) * size + 2  # of memory for each worker
+    width = min(_COLUMNS, max(_ROOM // rows // 16, 1) * 16, -(-inner // 16) * 16)
+    parts = -(-inner // width)
     run = getattr(_run, f"{task.removeprefix('log_')}_across")
-    run(outer * parts, *places, size, inner, parts, _COLUMNS, logs)
+    memory = scratch(4 * rows * width)
+    run(outer * parts, *places, size, inner, parts, width, logs, *memory)
 
 
 @kernels.softmax.override(_WHEN, _one)
@@ -113,5 +123,5 @@ def cross_entropy_grad(powers: Any, totals: Any, t: Any, scale: Any) -> Any:
     scales[...] = scale
     count, length = blocks(rows, max(1, _BLOCK // size))
     places = [address(a) for a in (powers, totals, t, scales, out)]
-    _run.cross_entropy_grad(count, *places, rows, size, length)
+    _run.cross_entropy_grad(count, *places, rows, size, length, _past(out.shape))
     return out

@@ -23,10 +23,12 @@ from tensorlib.kernels.cpu.vector import (
     load_part,
     log,
     select,
+    settle,
     splat,
     store,
     store_f32,
     store_part,
+    stream,
     total,
 )
 
@@ -80,35 +82,47 @@ def _logarithm(x):
 
 
 @inner
-def _affine(x, end, y, scale, shift):
-    """`y = x * scale + shift`."""
-    k, m = splat(scale), splat(shift)
-    whole = end - (end - x) % BYTES
-    for i in range(x, whole, BYTES):
-        store(y + (i - x), fma(load(i), k, m))
-    if whole < end:
-        rest = (end - whole) // 4
-        store_part(y + (whole - x), fma(load_part(whole, rest), k, m), rest)
+def _scaled(x, size, y, scale, past):
+    """`y = x * scale`; `past` the cache for whole vectors at such addresses."""
+    k = splat(scale)
+    whole = 4 * (size - size % LANES)
+    rest = size % LANES
+    if past:
+        for i in range(0, whole, BYTES):
+            stream(y + i, load(x + i) * k)
+    else:
+        for i in range(0, whole, BYTES):
+            store(y + i, load(x + i) * k)
+    if rest:
+        store_part(y + whole, load_part(x + whole, rest) * k, rest)
 
 
 @task
-def softmax_rows(block, worker, x: ptr, y: ptr, rows: i64, size: i64, length: i64):
+def softmax_rows(block, worker, x: ptr, y: ptr, rows: i64, size: i64, length: i64, past: i64):
     for row in range(block * length, min((block + 1) * length, rows)):
         begin, end, to = x + 4 * row * size, x + 4 * (row + 1) * size, y + 4 * row * size
         s = _powers(begin, end, to, _highest(begin, end))
-        _affine(to, to + 4 * size, to, np.float32(1.0) / s, np.float32(0.0))
+        _scaled(to, size, to, np.float32(1.0) / s, 0)
 
 
 @task
-def log_softmax_rows(block, worker, x: ptr, y: ptr, rows: i64, size: i64, length: i64):
+def log_softmax_rows(block, worker, x: ptr, y: ptr, rows: i64, size: i64, length: i64, past: i64):
     for row in range(block * length, min((block + 1) * length, rows)):
         begin, end, to = x + 4 * row * size, x + 4 * (row + 1) * size, y + 4 * row * size
         m = _highest(begin, end)
         s = _logarithm(_powers(begin, end, 0, m))
         k, n = splat(m), splat(s)
-        for i in range(begin, end, BYTES):
-            rest = min((end - i) // 4, LANES)
-            store_part(to + (i - begin), (load_part(i, rest) - k) - n, rest)
+        whole = 4 * (size - size % LANES)
+        rest = size % LANES
+        if past:
+            for i in range(0, whole, BYTES):
+                stream(to + i, (load(begin + i) - k) - n)
+        else:
+            for i in range(0, whole, BYTES):
+                store(to + i, (load(begin + i) - k) - n)
+        if rest:
+            store_part(to + whole, (load_part(begin + whole, rest) - k) - n, rest)
+    settle(0)
 
 
 @inner
@@ -140,97 +154,145 @@ def _sum(g, end):
 
 
 @task
-def softmax_grad_rows(block, worker, g: ptr, y: ptr, out: ptr, rows: i64, size: i64, length: i64):
+def softmax_grad_rows(
+    block, worker, g: ptr, y: ptr, out: ptr, rows: i64, size: i64, length: i64, past: i64
+):
     """y (g - sum(g y))."""
     for row in range(block * length, min((block + 1) * length, rows)):
         at = 4 * row * size
         s = splat(_products(g + at, y + at, g + at + 4 * size))
         whole = at + 4 * (size - size % LANES)
-        for i in range(at, whole, BYTES):
-            store(out + i, load(y + i) * (load(g + i) - s))
+        if past:
+            for i in range(at, whole, BYTES):
+                stream(out + i, load(y + i) * (load(g + i) - s))
+        else:
+            for i in range(at, whole, BYTES):
+                store(out + i, load(y + i) * (load(g + i) - s))
         rest = size % LANES
         if rest:
             found = load_part(y + whole, rest) * (load_part(g + whole, rest) - s)
             store_part(out + whole, found, rest)
+    settle(0)
 
 
 @task
 def log_softmax_grad_rows(
-    block, worker, g: ptr, y: ptr, out: ptr, rows: i64, size: i64, length: i64
+    block, worker, g: ptr, y: ptr, out: ptr, rows: i64, size: i64, length: i64, past: i64
 ):
     """g - e^y sum(g)."""
     for row in range(block * length, min((block + 1) * length, rows)):
         at = 4 * row * size
         s = splat(-_sum(g + at, g + at + 4 * size))
         whole = at + 4 * (size - size % LANES)
-        for i in range(at, whole, BYTES):
-            store(out + i, fma(exp(load(y + i)), s, load(g + i)))
+        if past:
+            for i in range(at, whole, BYTES):
+                stream(out + i, fma(exp(load(y + i)), s, load(g + i)))
+        else:
+            for i in range(at, whole, BYTES):
+                store(out + i, fma(exp(load(y + i)), s, load(g + i)))
         rest = size % LANES
         if rest:
             found = fma(exp(load_part(y + whole, rest)), s, load_part(g + whole, rest))
             store_part(out + whole, found, rest)
+    settle(0)
 
 
 # -- across ----------------------------------------------------------------------------------------
 
-# A block of each task below is `width` vectors' worth of columns of one [size, inner] matrix.
+# A block of each task below is up to `width` columns (whole vectors) of one [size, across] matrix.
+# They are gathered in memory of the worker's own first: `across` numbers apart, few of them would
+# fit into the cache together where that is a power of two. Behind them lie two rows of statistics.
+
+
+@inner
+def _gather(x, size, step, columns, row, to):
+    """Copy [size, columns] numbers, rows `step` bytes apart, into rows of `row` bytes."""
+    whole = 4 * (columns - columns % LANES)
+    rest = columns % LANES
+    for i in range(size):
+        source, target = x + i * step, to + i * row
+        for c in range(0, whole, BYTES):
+            store(target + c, load(source + c))
+        if rest:
+            store(target + whole, load_part(source + whole, rest))
+
+
+@inner
+def _write(y, columns, c, v):
+    """Put `v` at byte `c` of a row of `columns` numbers."""
+    if c + BYTES <= 4 * columns:
+        store(y + c, v)
+    else:
+        store_part(y + c, v, columns - c // 4)
 
 
 @task
 def softmax_across(
-    block, worker, x: ptr, y: ptr, size: i64, across: i64, parts: i64, width: i64, logs: i64
-):
+    block, worker, x: ptr, y: ptr, size: i64, across: i64, parts: i64, width: i64, logs: i64,
+    scratch: ptr, stride: i64,
+):  # fmt: skip
     """Softmax, or with `logs` its logarithm."""
     begin = 4 * ((block // parts) * size * across + (block % parts) * width)
     columns = min(width, across - (block % parts) * width)
-    step = 4 * across
-    for c in range(0, columns, LANES):
-        n = min(columns - c, LANES)
-        first = begin + 4 * c
-        last = first + size * step
-        m = splat(-np.inf)
-        for i in range(first, last, step):
-            m = above(load_part(x + i, n), m)
+    held, row, step = scratch + worker * stride, 4 * width, 4 * across
+    _gather(x + begin, size, step, columns, row, held)
+    end = held + size * row
+    for c in range(0, 4 * columns, BYTES):
+        m = load(held + c)
+        for i in range(held + c, end, row):
+            m = above(load(i), m)
         s = splat(0.0)
-        for i in range(first, last, step):
-            p = exp(load_part(x + i, n) - m)
-            s = s + p
-            if not logs:
-                store_part(y + i, p, n)
         if logs:
-            s = log(s)
-            for i in range(first, last, step):
-                store_part(y + i, (load_part(x + i, n) - m) - s, n)
+            for i in range(held + c, end, row):
+                s = s + exp(load(i) - m)
+            store(end + c, m)
+            store(end + row + c, log(s))
         else:
-            s = splat(1.0) / s
-            for i in range(first, last, step):
-                store_part(y + i, load_part(y + i, n) * s, n)
+            for i in range(held + c, end, row):
+                p = exp(load(i) - m)
+                store(i, p)
+                s = s + p
+            store(end + c, splat(1.0) / s)
+    for i in range(size):
+        source, target = held + i * row, y + begin + i * step
+        for c in range(0, 4 * columns, BYTES):
+            if logs:
+                v = (load(source + c) - load(end + c)) - load(end + row + c)
+            else:
+                v = load(source + c) * load(end + c)
+            _write(target, columns, c, v)
 
 
 @task
 def softmax_grad_across(
     block, worker, g: ptr, y: ptr, out: ptr, size: i64, across: i64, parts: i64, width: i64,
-    logs: i64,
+    logs: i64, scratch: ptr, stride: i64,
 ):  # fmt: skip
     """The gradient of softmax, or with `logs` of its logarithm."""
     begin = 4 * ((block // parts) * size * across + (block % parts) * width)
     columns = min(width, across - (block % parts) * width)
-    step = 4 * across
-    for c in range(0, columns, LANES):
-        n = min(columns - c, LANES)
-        first = begin + 4 * c
-        last = first + size * step
+    held, row, step = scratch + worker * stride, 4 * width, 4 * across
+    other = held + size * row
+    end = other + size * row
+    _gather(g + begin, size, step, columns, row, held)
+    _gather(y + begin, size, step, columns, row, other)
+    for c in range(0, 4 * columns, BYTES):
         s = splat(0.0)
-        if logs:
-            for i in range(first, last, step):
-                s = s - load_part(g + i, n)
-            for i in range(first, last, step):
-                store_part(out + i, fma(exp(load_part(y + i, n)), s, load_part(g + i, n)), n)
-        else:
-            for i in range(first, last, step):
-                s = fma(load_part(g + i, n), load_part(y + i, n), s)
-            for i in range(first, last, step):
-                store_part(out + i, load_part(y + i, n) * (load_part(g + i, n) - s), n)
+        for i in range(c, size * row, row):
+            if logs:
+                s = s - load(held + i)
+            else:
+                s = fma(load(held + i), load(other + i), s)
+        store(end + c, s)
+    for i in range(size):
+        first, second, target = held + i * row, other + i * row, out + begin + i * step
+        for c in range(0, 4 * columns, BYTES):
+            s = load(end + c)
+            if logs:
+                v = fma(exp(load(second + c)), s, load(first + c))
+            else:
+                v = load(second + c) * (load(first + c) - s)
+            _write(target, columns, c, v)
 
 
 # -- cross entropy ---------------------------------------------------------------------------------
@@ -257,13 +319,14 @@ def cross_entropy(
 @task
 def cross_entropy_grad(
     block, worker, powers: ptr, totals: ptr, t: ptr, scales: ptr, out: ptr, rows: i64, size: i64,
-    length: i64,
+    length: i64, past: i64,
 ):  # fmt: skip
     """(powers / total - one at the target) * scale."""
     for row in range(block * length, min((block + 1) * length, rows)):
         at = 4 * row * size
         scale = load_f32(scales + 4 * row)
         share = scale / load_f32(totals + 4 * row)
-        _affine(powers + at, powers + at + 4 * size, out + at, share, np.float32(0.0))
-        place = out + at + 4 * load_i64(t + 8 * row)
-        store_f32(place, load_f32(place) - scale)
+        _scaled(powers + at, size, out + at, share, past)
+        place = at + 4 * load_i64(t + 8 * row)
+        store_f32(out + place, load_f32(powers + place) * share - scale)
+    settle(0)
