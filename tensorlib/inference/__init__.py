@@ -6,7 +6,7 @@
 | `capture.py` `graph.py` | three runs made one graph, for any batch size |
 | `passes.py` `fused.py` | rewrites, and the operations they put in |
 | `lowering.py` `lowered/` | calls as rows of compiled tasks |
-| `plan.py` `segment.py` | one arena of memory, and the rows that run in it |
+| `plan.py` `chunks.py` `segment.py` | one arena of memory, and the rows that run in it |
 | `program.py` `steps.py` | all steps of a model in order |
 | `compiled.py` | `compile` and its result |
 """

@@ -45,6 +45,8 @@ class Space:
 
     def __init__(self, n: int, base: int, offsets: dict[int, int]) -> None:
         self.n, self._base, self._offsets = n, base, offsets
+        self.start = 0  # the first example of the chunk
+        self.steps: dict[int, int] = {}  # bytes of an example, for values of whole batches
         self.rows: list[tuple[int, int, tuple[Any, ...]]] = []
         self.scratch_size = 0
         self.scratch_address = (0, 0)
@@ -54,7 +56,8 @@ class Space:
     def at(self, index: int) -> Any:
         """Address of a value."""
         offset = self._offsets.get(index)
-        return External(index) if offset is None else self._base + offset
+        shift = self.start * self.steps.get(index, 0) if self.start else 0
+        return External(index, shift) if offset is None else self._base + offset + shift
 
     def temporary(self, owner: Lowered) -> int:
         """Address of the memory that a lowering asked for."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorlib.autograd import tape
 from tensorlib.autograd.tape import wrap
+from tensorlib.inference.chunks import Group, grouped
 from tensorlib.inference.graph import Graph
 from tensorlib.inference.lowering import Lowered, NotLowered, lower
 from tensorlib.inference.plan import Buffer, place
@@ -34,34 +35,13 @@ class Program:
         self._by_size: dict[int, list[Any]] = {}
         calls = [c for c in graph.calls if id(c) not in constant]
         chosen = _chosen(graph, calls)
-        self.arena = _arena(graph, calls, chosen, most)
-        self.steps = self._steps(calls, chosen)
+        self.steps = _steps(graph, calls, chosen, most)
+        segments = [step for step in self.steps if isinstance(step, Segment)]
+        groups = [group for segment in segments for group in segment.groups]
+        self.arena = _arena(graph, calls, chosen, groups, most) if groups else None
+        for segment in segments:
+            segment.arena = self.arena
         self._free_early()
-
-    def _steps(self, calls: list[Call], chosen: list[Any]) -> list[Any]:
-        """Operations, and segments of what is compiled."""
-        graph = self.graph
-        resident = {part.output for part in chosen if isinstance(part, Lowered)}
-        exports = graph.results()
-        for call, part in zip(calls, chosen, strict=True):
-            if not isinstance(part, Lowered):
-                exports.update(call.inputs())
-        steps: list[Any] = []
-        run: list[Lowered] = []
-        for call, part in zip(calls, chosen, strict=True):
-            if isinstance(part, Lowered):
-                run.append(part)
-                continue
-            if run:
-                steps.append(Segment(run, resident, exports))
-                run = []
-            steps.append(Step(call, part))
-        if run:
-            steps.append(Segment(run, resident, exports))
-        for step in steps:
-            if isinstance(step, Segment):
-                step.arena = self.arena
-        return steps
 
     def _free_early(self) -> None:
         """Note at each step which values nobody reads later."""
@@ -173,12 +153,51 @@ def _demoted(chosen: list[Any]) -> bool:
     return False
 
 
-def _arena(graph: Graph, calls: list[Call], chosen: list[Any], most: int) -> Arena | None:
-    """Offsets of all values that compiled steps read or write."""
+def _steps(graph: Graph, calls: list[Call], chosen: list[Any], most: int) -> list[Any]:
+    """Operations, and segments of what is compiled."""
+    resident = {part.output for part in chosen if isinstance(part, Lowered)}
+    exports = graph.results()
+    for call, part in zip(calls, chosen, strict=True):
+        if not isinstance(part, Lowered):
+            exports.update(call.inputs())
+    read_by = Counter(i for p in chosen if isinstance(p, Lowered) for i in set(p.sources))
+    steps: list[Any] = []
+    run: list[Lowered] = []
+
+    def close() -> None:
+        if run:
+            own = Counter(i for part in run for i in set(part.sources))
+            others = {i for i, count in read_by.items() if count > own[i]}
+            groups = grouped(list(run), most, exports | others)
+            steps.append(Segment(groups, resident, exports))
+            run.clear()
+
+    for call, part in zip(calls, chosen, strict=True):
+        if isinstance(part, Lowered):
+            run.append(part)
+            continue
+        close()
+        steps.append(Step(call, part))
+    close()
+    return steps
+
+
+def _arena(
+    graph: Graph, calls: list[Call], chosen: list[Any], groups: list[Group], most: int
+) -> Arena:
+    """Offsets of all values that compiled steps write."""
     parts = [(i, part) for i, part in enumerate(chosen) if isinstance(part, Lowered)]
-    if not parts:
-        return None
     first, last = _lives(graph, calls, chosen)
+    sizes = dict.fromkeys(first, most)
+    chunks: dict[int, int] = {}
+    places = {id(part): i for i, part in parts}
+    for group in groups:
+        chunks |= {id(part): group.chunk for part in group.parts}
+        if group.chunk < most:  # values of whole batches: in use until the last chunk
+            sizes |= dict.fromkeys(group.local, group.chunk)
+            begin, end = places[id(group.parts[0])], places[id(group.parts[-1])]
+            for i in (group.values - group.local) & first.keys():
+                first[i], last[i] = min(first[i], begin), max(last[i], end)
     made = {part.output for _, part in parts}
     roots = {part.output: part.same for _, part in parts if part.same in made}
     buffers: dict[int, Buffer] = {}
@@ -186,12 +205,15 @@ def _arena(graph: Graph, calls: list[Call], chosen: list[Any], most: int) -> Are
         root = index
         while root in roots:
             root = roots[root]
-        size = 4 * math.prod(size_at(graph.values[index].shape, most))
+        size = 4 * math.prod(size_at(graph.values[index].shape, sizes[index]))
         buffer = buffers.setdefault(root, Buffer(size, first[index], last[index]))
         buffer.first = min(buffer.first, first[index])
         buffer.last = max(buffer.last, last[index])
         buffers[index] = buffer
-    temporaries = {id(part): Buffer(part.temporary_bytes(most), i, i) for i, part in parts}
+    temporaries = {
+        id(part): Buffer(part.temporary_bytes(min(chunks[id(part)], most)), i, i)
+        for i, part in parts
+    }
     unique = list({id(b): b for b in (*buffers.values(), *temporaries.values())}.values())
     size = place(unique)
     return Arena(

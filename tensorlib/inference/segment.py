@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tensorlib.autograd.tape import wrap
-from tensorlib.inference.lowering import External, Lowered, Space
+from tensorlib.inference.chunks import Group, example_bytes
+from tensorlib.inference.lowering import External, Space
 from tensorlib.kernels.cpu import address, empty, host, runtime
 
 __all__ = ["Arena", "Segment"]
@@ -74,8 +75,9 @@ class _Rows:
 class Segment:
     """Lowered calls that run in one go."""
 
-    def __init__(self, parts: list[Lowered], resident: set[int], exports: set[int]) -> None:
-        self.parts = parts
+    def __init__(self, groups: list[Group], resident: set[int], exports: set[int]) -> None:
+        self.groups = groups
+        self.parts = parts = [part for group in groups for part in group.parts]
         self.makes = [part.output for part in parts]
         read = dict.fromkeys(i for part in parts for i in part.sources)
         self.reads = [i for i in read if i not in resident]  # not yet in the arena
@@ -119,8 +121,8 @@ class Segment:
             space.temporaries = arena.temporaries
             space.scratch_address = arena.scratch(size)
             space.strides = {i: given[i].strides for i in self.direct}
-            for part in self.parts:
-                part.write(space)
+            for group in self.groups:
+                _write(space, group, n)
             if space.scratch_size <= size:
                 break
             size = arena.scratch_size = space.scratch_size
@@ -130,6 +132,22 @@ class Segment:
         if len(self._rows) >= _KEPT:
             del self._rows[next(iter(self._rows))]
         self._rows[key] = rows
+
+
+def _write(space: Space, group: Group, n: int) -> None:
+    """Rows of a group, chunk by chunk."""
+    space.steps = {}
+    if group.chunk < n:
+        for part in group.parts:
+            for i in (*part.sources, part.output):
+                if i not in group.local:
+                    space.steps[i] = example_bytes(part, i) or 0
+        for i, strides in space.strides.items():
+            space.steps[i] = strides[0]
+    for start in range(0, n, group.chunk) if group.chunk < n else (0,):
+        space.start, space.n = start, min(group.chunk, n - start) if group.chunk < n else n
+        for part in group.parts:
+            part.write(space)
 
 
 def _laid_out(array: Any) -> bool:
