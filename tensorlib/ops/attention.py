@@ -10,7 +10,8 @@ import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.errors import DTypeError, ShapeError, TensorlibError
-from tensorlib.ops import activation, elementwise, indexing, linalg, reduction, shape
+from tensorlib.ops import activation, elementwise, linalg, reduction, shape
+from tensorlib.ops._attended import added, attended, attended_projections, composed, noise
 from tensorlib.ops._common import (
     Array,
     astype,
@@ -18,6 +19,7 @@ from tensorlib.ops._common import (
     dim_index,
     expect_tensor,
     single,
+    wants,
     wrap,
 )
 from tensorlib.ops.dropout import dropout
@@ -54,27 +56,20 @@ def scaled_dot_product_attention(
         key, value = _shared_heads(where, query, key), _shared_heads(where, query, value)
     kind = query.array.dtype
     q, k, v = single(query), single(key), single(value)
-    length, source = q.array.shape[-2], k.array.shape[-2]
+    lead = broadcast_shapes(q.array.shape[:-2], k.array.shape[:-2])
+    sizes = (*lead, q.array.shape[-2], k.array.shape[-2])  # of the scores
     factor = 1 / math.sqrt(q.array.shape[-1] or 1) if scale is None else scale
-    scores = linalg.matmul(elementwise.mul(q, factor), shape.transpose(k, -2, -1))
     mask = single(attn_mask)
-    hidden = empty = None  # what is masked out, and the rows without any key
-    if is_causal:
-        hidden = ~np.tri(length, source, dtype=bool)
-    elif mask is not None:
-        m = mask.array
-        if broadcast_shapes(m.shape, scores.array.shape) != scores.array.shape:
-            raise ShapeError(where, f"attn_mask has shape {m.shape}", f"{scores.array.shape}")
-        if m.dtype.kind == "b":
-            hidden = ~m
-            empty = hidden.all(-1, keepdims=True)
-        else:
-            scores = elementwise.add(scores, mask)
-            empty = np.isneginf(m).all(-1, keepdims=True)
-    weights = _safe_softmax(scores, hidden, empty)
-    if dropout_p > 0:
-        weights = dropout(weights, dropout_p)
-    return astype(linalg.matmul(weights, v), kind)
+    if mask is not None and broadcast_shapes(mask.array.shape, sizes) != sizes:
+        raise ShapeError(where, f"attn_mask has shape {mask.array.shape}", f"{sizes}")
+    keep = noise(sizes, q.array, dropout_p)
+    alike = all(t.array.shape[:-2] == lead for t in (q, k, v))
+    plain = None if mask is None else added(mask.array, q.array)
+    if not alike or (mask is not None and wants(mask)):
+        if mask is not None and mask.array.dtype.kind == "b":
+            mask = wrap(plain)
+        return astype(composed(q, k, v, mask, keep, is_causal, factor), kind)
+    return astype(attended(q, k, v, plain, keep, is_causal, factor), kind)
 
 
 def _check_attention(
@@ -133,16 +128,6 @@ def _shared_heads(where: str, query: Tensor, other: Tensor) -> Tensor:
             f"{own} and {heads}",
         )
     return other if heads == own else shape.repeat_interleave(other, heads // own, -3)
-
-
-def _safe_softmax(scores: Tensor, hidden: Array | None, empty: Array | None) -> Tensor:
-    """Softmax over the last dimension without the `hidden` keys; zeros in `empty` rows."""
-    if hidden is not None:
-        scores = indexing.masked_fill(scores, wrap(hidden), -math.inf)
-    if empty is None or not empty.any():
-        return activation.softmax(scores, -1)
-    safe = indexing.masked_fill(scores, wrap(empty), 0.0)
-    return indexing.masked_fill(activation.softmax(safe, -1), wrap(empty), 0.0)
 
 
 def canonical_mask(
@@ -219,8 +204,19 @@ def multi_head_attention_forward(
         )
     is_causal = is_causal and padding is None and not need_weights
     mask = None if is_causal else canonical_mask(attn_mask, "attn_mask", None, "", query)
+    chance = dropout_p if training else 0.0
     _check_sizes(where, query, key, value, embed_dim_to_check, num_heads, use_separate_proj_weight)
     separate = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else None
+    extended = add_zero_attn or any(t is not None for t in (bias_k, bias_v, static_k, static_v))
+    if not (need_weights or extended or separate or query.array.dtype.char in "eE"):
+        count = (batch, num_heads, key.array.shape[0])
+        one = _check_mask(where, mask, batch * num_heads, length, count[2])
+        if all(t is None or (t.dtype is query.dtype and not wants(t)) for t in (one, padding)):
+            layers = (in_proj_weight, in_proj_bias), (out_proj_weight, out_proj_bias)
+            hides = _of_heads(where, one, padding, count)
+            given = (query, key, value), *layers, num_heads, hides
+            output = _fused(where, *given, chance, is_causal)
+            return output if batched else shape.squeeze(output, 1), None
     q, k, v = _projected(where, (query, key, value), in_proj_weight, separate, in_proj_bias)
     mask = _check_mask(where, mask, batch * num_heads, length, key.array.shape[0])
     if (bias_k is None) != (bias_v is None):
@@ -238,7 +234,7 @@ def multi_head_attention_forward(
         k, v = shape.cat([k, zeros], 1), shape.cat([v, zeros], 1)
         mask, padding = _one_more(mask), _one_more(padding)
     mask = _merged(where, mask, padding, (batch, num_heads, k.array.shape[1]))
-    mixed, used = _mixed(q, k, v, mask, dropout_p if training else 0.0, is_causal, need_weights)
+    mixed, used = _mixed(q, k, v, mask, chance, is_causal, need_weights)
     rows = shape.reshape(shape.transpose(mixed, 0, 1), (length * batch, size))
     output = shape.reshape(linalg.linear(rows, out_proj_weight, out_proj_bias), (length, batch, -1))
     if used is not None:
@@ -264,6 +260,58 @@ def _heads(where: str, x: Tensor, heads: int, static: Tensor | None = None) -> T
     return static
 
 
+def _check_padding(where: str, padding: Tensor, expected: tuple[int, int]) -> None:
+    if padding.array.shape != expected:
+        raise ExpectationError(
+            where, f"key_padding_mask has shape {padding.array.shape}", f"{expected}"
+        )
+
+
+def _of_heads(
+    where: str, mask: Tensor | None, padding: Tensor | None, sizes: tuple[int, int, int]
+) -> Array | None:
+    """One mask of both, for [N, heads, L, S]."""
+    batch, heads, source = sizes
+    found = None
+    if mask is not None:
+        whole = (1, 1) if mask.array.shape[0] == 1 else (batch, heads)
+        found = mask.array.reshape(*whole, *mask.array.shape[1:])
+    if padding is not None:
+        _check_padding(where, padding, (batch, source))
+        hidden = padding.array[:, None, None]
+        found = hidden if found is None else found + hidden
+    return found
+
+
+def _fused(
+    where: str,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    into: tuple[Tensor | None, Tensor | None],
+    outof: tuple[Tensor, Tensor | None],
+    heads: int,
+    mask: Array | None,
+    chance: float,
+    is_causal: bool,
+) -> Tensor:
+    """Projections in the order that the inputs' memory has, attention, and the last projection."""
+    first = inputs[0].array
+    turned = not first.flags.c_contiguous and first.swapaxes(0, 1).flags.c_contiguous
+    weight, bias = into
+    alone = all(t is inputs[0] for t in inputs)
+    if turned:
+        made = {id(t): shape.transpose(t, 0, 1) for t in inputs}
+        inputs = tuple(made[id(t)] for t in inputs)  # type: ignore[assignment]  # three again
+    if alone and weight is not None:
+        parts = [linalg.linear(inputs[0], weight, bias)]
+    else:
+        parts = _projected(where, inputs, weight, None, bias)
+    length, batch, _ = first.shape
+    source = inputs[1].array.shape[1 if turned else 0]
+    keep = noise((batch, heads, length, source), first, chance)
+    mixed = attended_projections(parts, heads, mask, keep, is_causal, not turned)
+    return linalg.linear(mixed, *outof)
+
+
 def _merged(
     where: str, mask: Tensor | None, padding: Tensor | None, sizes: tuple[int, int, int]
 ) -> Tensor | None:
@@ -271,10 +319,7 @@ def _merged(
     if padding is None:
         return mask
     batch, heads, source = sizes
-    if padding.array.shape != (batch, source):
-        raise ExpectationError(
-            where, f"key_padding_mask has shape {padding.array.shape}", f"{(batch, source)}"
-        )
+    _check_padding(where, padding, (batch, source))
     wide = shape.expand(shape.reshape(padding, (batch, 1, 1, source)), (-1, heads, -1, -1))
     flat = shape.reshape(wide, (batch * heads, 1, source))
     return flat if mask is None else elementwise.add(mask, flat)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tensorlib.kernels.cpu import activation as activation
+from tensorlib.kernels.cpu import arithmetic as arithmetic
 from tensorlib.kernels.cpu import attention as attention
 from tensorlib.kernels.cpu import convolution as convolution
 from tensorlib.kernels.cpu import convolution_gradients as convolution_gradients
