@@ -255,3 +255,8 @@ def program(control, threads, steps, count):
     for at in range(steps, steps + 32 * count, 32):
         _run(control, threads, _read(at), _read(at + 8), _read(at + 16), _read(at + 24))
     _leave(control, threads)
+
+
+@entry_point
+def nothing(arguments, block, worker):
+    """A task that does nothing, to measure what running one costs."""
