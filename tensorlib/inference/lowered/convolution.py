@@ -156,14 +156,12 @@ class Convolution(_Linear):
     def _winograd(self, space: Space) -> None:
         g = self.geometry(space.n)
         down, across = g.tiles
-        tiles = g.images * down * across
-        step = min(conv.TILES, max(1, -(-tiles // 4)))
-        size = 16 * step * (g.channels + g.outputs + 2 * conv.GAP) * 4 + (step + 16) * 16 + 256
+        count, step, splits, size = conv.winograd_blocks(g)
         space.add(
-            _winograd, "convolve", -(-tiles // step), space.at(self.input.index),
+            _winograd, "convolve", count, space.at(self.input.index),
             address(self.packed), space.at(self.output), _where(self.added), self.delta(space),
-            *self.limits, conv._zero(g.channels), *space.scratch(size), tiles, step, g.channels,
-            g.outputs, g.height, g.width, g.out_height, g.out_width, down, across, *g.padding,
+            *self.limits, conv._zero(g.channels), *space.scratch(size),
+            g.images * down * across, step, splits, g.channels, g.outputs, g.height, g.width, g.out_height, g.out_width, down, across, *g.padding,
         )  # fmt: skip
 
     def _depthwise(self, space: Space) -> None:

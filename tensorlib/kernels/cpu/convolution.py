@@ -23,8 +23,8 @@ __all__ = ["Geometry"]
 _direct, _winograd, _gemm = Tasks("convolution"), Tasks("winograd"), Tasks("gemm")
 
 LEAST = 1 << 17  # multiply-adds from which a compiled body is faster, about 50 us
-TILES = 12  # 2x2 outputs that Winograd's passes take at a time: their transforms fit in 512 KiB
-CHUNK = 1 << 22  # bytes of rows gathered at a time for the gradient of weights
+TILES = 12  # 2x2 outputs that Winograd's passes take at a time, for few channels
+CHUNK = 1 << 20  # bytes of rows gathered at a time for the gradient of weights
 GAP = 16  # numbers between gathered rows, so that rows do not fall into the same cache sets
 INFINITY = float("inf")
 
@@ -221,7 +221,7 @@ def _rows_of_block() -> int:
 
 
 def pack(w: Any, groups: int, flipped: bool = False) -> Any:
-    """Weights [O, C/groups, KH, KW] as [groups * panels, KH * KW, depth, panel], for `convolve`; for
+    """Weights [O, C/groups, KH, KW] as [groups * panels, KH * KW, depth, panel] for `convolve`; of
     the input gradient (`flipped`) rotated, with inputs and outputs exchanged.
     """
     outputs, inputs, kh, kw = w.shape
@@ -254,7 +254,7 @@ def pack_winograd(w: Any, flipped: bool = False) -> Any:
     panels = -(-columns // width)
     out = empty((panels, 16, depth, width))
     _winograd.weights(
-        panels, start, address(out), *scratch(16 * width * 4 + 64), depth, columns, sy, sx, step,
+        panels, start, address(out), *scratch(960 * width + 64), depth, columns, sy, sx, step,
         stride,
     )  # fmt: skip
     return out
@@ -304,17 +304,31 @@ def convolve(g: Geometry, x: Any, packed: Any, bias: Any, out: Any) -> None:
     )  # fmt: skip
 
 
+def winograd_blocks(g: Geometry) -> tuple[int, int, int, int]:
+    """`(blocks, tiles taken at a time, parts of the output channels, bytes of scratch)`.
+
+    The weights, 16 * channels * outputs numbers, are read once for each block of tiles, so the more
+    there are the longer a block.
+    """
+    down, across = g.tiles
+    tiles, square = g.images * down * across, g.channels * g.outputs
+    most = TILES * max(1, min(4, square // 32768))
+    count = max(-(-tiles // most), 1 if square > 16384 else min(2, tiles))
+    step = -(-tiles // count)
+    count = -(-tiles // step)
+    splits = max(1, min(-(-8 // count), g.outputs // 64))
+    size = 16 * step * (g.channels + g.outputs + 2 * GAP) * 4 + (step + 16) * 16 + 256
+    return count * splits, step, splits, size
+
+
 def convolve_winograd(g: Geometry, x: Any, packed: Any, bias: Any, out: Any) -> None:
     """As `convolve`, for 3x3 kernels of stride 1."""
     down, across = g.tiles
-    tiles = g.images * down * across
-    step = min(TILES, max(1, -(-tiles // 4)))
-    size = 16 * step * (g.channels + g.outputs + 2 * GAP) * 4 + (step + 16) * 16 + 256
+    count, step, splits, size = winograd_blocks(g)
     _winograd.convolve(
-        -(-tiles // step), address(x), address(packed), address(out), _where(bias), 0,
-        -INFINITY, INFINITY, _zero(g.channels), *scratch(size), tiles, step,
-        g.channels, g.outputs, g.height, g.width, g.out_height, g.out_width, down, across,
-        *g.padding,
+        count, address(x), address(packed), address(out), _where(bias), 0, -INFINITY, INFINITY,
+        _zero(g.channels), *scratch(size), g.images * down * across, step, splits, g.channels,
+        g.outputs, g.height, g.width, g.out_height, g.out_width, down, across, *g.padding,
     )  # fmt: skip
 
 

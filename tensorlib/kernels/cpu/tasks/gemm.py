@@ -33,7 +33,9 @@ from tensorlib.kernels.cpu.vector import (
     emit_splat,
     emit_store,
     emit_store_part,
+    load,
     load_f32,
+    store,
     store_f32,
 )
 
@@ -194,6 +196,8 @@ def outer(
         b = builder
         block = _Block(b)
         block.fill([constant(0.0)] * VECTORS)
+        for i in range(ROWS):  # what is stored at the end is fetched while the rows run
+            emit_prefetch(b, b.add(out, b.mul(out_stride, _number(i))), True)
         at_a, at_b = cgutils.alloca_once(b, I64), cgutils.alloca_once(b, I64)
         b.store(a, at_a)
         b.store(panel, at_b)
@@ -233,11 +237,16 @@ def pack_panel(w, step, stride, depth, columns, out):
     """A panel [depth, PANEL] of the matrix with `columns` columns `stride` bytes apart and rows
     `step` bytes apart; zeros behind its last column.
     """
-    for j in range(columns):
-        source = w + j * stride
-        target = out + 4 * j
+    if stride == 4 and columns == PANEL:
         for k in range(depth):
-            store_f32(target + k * PANEL * 4, load_f32(source + k * step))
+            for j in range(0, 4 * PANEL, BYTES):
+                store(out + k * PANEL * 4 + j, load(w + k * step + j))
+        return
+    for first in range(0, depth, 16):  # a cache line of each column at a time
+        last = min(first + 16, depth)
+        for j in range(columns):
+            for k in range(first, last):
+                store_f32(out + (k * PANEL + j) * 4, load_f32(w + j * stride + k * step))
     for j in range(columns, PANEL):
         for k in range(depth):
             store_f32(out + (k * PANEL + j) * 4, np.float32(0))

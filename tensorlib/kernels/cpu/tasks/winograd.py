@@ -156,6 +156,7 @@ def convolve(
     scratch_stride: i64,
     tiles: i64,
     step: i64,
+    splits: i64,
     depth: i64,
     columns: i64,
     h: i64,
@@ -167,8 +168,11 @@ def convolve(
     ph: i64,
     pw: i64,
 ):
-    """`step` tiles of 2 x 2 outputs; `u` as `weights` makes it."""
-    first = block * step
+    """A part of the output channels of `step` tiles of 2 x 2 outputs, starting at tile
+    `step * (block // splits)`; `u` as `weights` makes it.
+    """
+    split = block % splits
+    first = block // splits * step
     last = min(first + step, tiles)
     count = last - first
     blocks = (count + ROWS - 1) // ROWS
@@ -184,12 +188,14 @@ def convolve(
         _addresses(table, first + t, x, h, w, depth * 4, tiles_y, tiles_x, ph, pw, zero)
         transform_input(table, depth, v + t * v_row, step * v_row)
     panels = (columns + PANEL - 1) // PANEL
+    begin = split * panels // splits
+    end = (split + 1) * panels // splits
     for xi in range(16):
         for t in range(blocks * ROWS):
             place = xi * step + min(t, count - 1)
             store_i64(rows + t * 8, v + place * v_row)
             store_i64(outs + t * 8, m + place * m_row)
-        for n in range(panels):
+        for n in range(begin, end):
             panel = u + (n * 16 + xi) * depth * PANEL * 4
             for b in range(blocks):
                 multiply(
@@ -198,6 +204,9 @@ def convolve(
                     NEGATIVE, POSITIVE,
                 )  # fmt: skip
     pixel = columns * 4
+    left = begin * PANEL * 4
+    channels = min(end * PANEL, columns) - begin * PANEL
+    added = bias + left if bias != 0 else 0
     for t in range(count):
         tile = first + t
         image = tile // (tiles_y * tiles_x)
@@ -205,8 +214,9 @@ def convolve(
         i = rest // tiles_x * 2
         j = rest % tiles_x * 2
         transform_output(
-            m + t * m_row, step * m_row, columns, y + ((image * oh + i) * ow + j) * pixel,
-            ow * pixel, pixel, i + 1 < oh, j + 1 < ow, bias, delta, floor, ceiling,
+            m + t * m_row + left, step * m_row, channels,
+            y + left + ((image * oh + i) * ow + j) * pixel,
+            ow * pixel, pixel, i + 1 < oh, j + 1 < ow, added, delta, floor, ceiling,
         )  # fmt: skip
 
 
@@ -231,17 +241,22 @@ def weights(
     """
     wide = min(PANEL, columns - block * PANEL)
     source = w + block * PANEL * stride
-    g = (scratch + worker * scratch_stride + 63) // 64 * 64
+    lines = (scratch + worker * scratch_stride + 63) // 64 * 64
     target = u + block * 16 * depth * PANEL * 4
     plane = depth * PANEL * 4
-    for t in range(9 * PANEL):
-        store_f32(g + 4 * t, np.float32(0))
+    for t in range(16 * 15 * PANEL):
+        store_f32(lines + 4 * t, np.float32(0))
     half = splat(0.5)
     for c in range(depth):
-        for t in range(9):
-            at = source + c * step + t // 3 * stride_y + t % 3 * stride_x
-            for j in range(wide):
-                store_f32(g + (t * PANEL + j) * 4, load_f32(at + j * stride))
+        if c % 16 == 0:  # a cache line of each output and tap at a time
+            for t in range(9):
+                at = source + c * step + t // 3 * stride_y + t % 3 * stride_x
+                for j in range(wide):
+                    place = lines + (t * PANEL + j) * 4
+                    for k in range(min(16, depth - c)):
+                        value = load_f32(at + j * stride + k * step)
+                        store_f32(place + k * 15 * PANEL * 4, value)
+        g = lines + c % 16 * 15 * PANEL * 4
         for j in range(0, PANEL * 4, BYTES):
             for b in range(3):  # G g, in place of the three rows and one more
                 at = g + b * PANEL * 4 + j
