@@ -14,7 +14,7 @@ from tensorlib.kernels.cpu import Tasks, address, blocks, dense, empty, single, 
 _rows = Tasks("normalization")
 _planes = Tasks("normalization_planes")
 
-LEAST = 1 << 15  # numbers from which on the compiled body is the faster one
+LEAST = 1 << 16  # numbers from which on the compiled body is the faster one
 PIECE = 1 << 16  # numbers that one block works on, about
 TILE = 256  # channels that one block sums
 PAST = 1 << 22  # bytes of a result from which on it is written past the caches

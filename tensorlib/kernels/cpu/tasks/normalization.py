@@ -202,7 +202,7 @@ def row_apply(
 
 
 @inner
-def _grad_group(
+def _few_grads(
     grad, x, output, masked, stride, rows, lanes, mean, scale, bias, sums, products, past
 ):
     """Add the sums of gradients, and of them times x - mean, of a vector of columns over a few
@@ -223,8 +223,67 @@ def _grad_group(
             g = passed(g, fma(d, factor, shift))
         s = s + g
         p = fma(g, d, p)
+    _add_grads(s, p, sums, products)
+
+
+@inner
+def _add_grads(s, p, sums, products):
     store_wide(sums, load_wide(sums) + widen(s))
     store_wide(products, load_wide(products) + widen(p))
+
+
+@inner
+def _group_grads(grad, x, stride, mean, sums, products):
+    """As `_few_grads` for GROUP rows of a full vector, without a mask."""
+    near = load(mean)
+    s, s2, p, p2 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for i in range(0, GROUP, 2):
+        g, h = load(grad + i * stride), load(grad + (i + 1) * stride)
+        p = fma(g, load(x + i * stride) - near, p)
+        p2 = fma(h, load(x + (i + 1) * stride) - near, p2)
+        s = s + g
+        s2 = s2 + h
+    _add_grads(s + s2, p + p2, sums, products)
+
+
+@inner
+def _group_grads_relu(grad, x, stride, mean, scale, bias, sums, products):
+    """As `_group_grads`, where (x - mean) * scale + bias is positive."""
+    near, factor, shift = load(mean), load(scale), load(bias)
+    s, s2, p, p2 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for i in range(0, GROUP, 2):
+        d, e = load(x + i * stride) - near, load(x + (i + 1) * stride) - near
+        g = passed(load(grad + i * stride), fma(d, factor, shift))
+        h = passed(load(grad + (i + 1) * stride), fma(e, factor, shift))
+        p = fma(g, d, p)
+        p2 = fma(h, e, p2)
+        s = s + g
+        s2 = s2 + h
+    _add_grads(s + s2, p + p2, sums, products)
+
+
+@inner
+def _grad_rows(grad, x, columns, start, stop, mean, scale, bias, sums, products):
+    """GROUP rows of whole vectors; asks for the lines of the next ones."""
+    stride = 4 * columns
+    skip = 4 * (columns - stop + start)
+    ahead = 4 * (GROUP * columns + start)
+    end = ahead + 4 * (stop - start)
+    for j in range(start, stop, LANES):
+        for _ in range(GROUP * BYTES // 64):
+            prefetch(grad + ahead)
+            prefetch(x + ahead)
+            ahead += 64
+            if ahead >= end:
+                ahead += skip
+                end += stride
+        o, w = 4 * j, 8 * j
+        if bias:
+            _group_grads_relu(
+                grad + o, x + o, stride, mean + o, scale + o, bias + o, sums + w, products + w
+            )
+        else:
+            _group_grads(grad + o, x + o, stride, mean + o, sums + w, products + w)
 
 
 @task
@@ -263,22 +322,24 @@ def row_grad_sums(
     stride = 4 * columns
     for row in range(cut * length, last, GROUP):
         n = min(GROUP, last - row)
-        for j in range(start, stop, LANES):
+        whole = start
+        if n == GROUP and output == 0:
+            whole += (stop - start) // LANES * LANES
+            at = row * stride
+            _grad_rows(grad + at, x + at, columns, start, whole, mean, scale, bias, sums, products)
+        for j in range(whole, stop, LANES):
             at = row * stride + 4 * j
-            one = output + at if output else output
-            lanes = min(LANES, stop - j)
-            shift = bias + 4 * j if bias else bias
-            _grad_group(
+            _few_grads(
                 grad + at,
                 x + at,
-                one,
+                output + at if output else output,
                 masked + at,
                 stride,
                 n,
-                lanes,
+                min(LANES, stop - j),
                 mean + 4 * j,
                 scale + 4 * j,
-                shift,
+                bias + 4 * j if bias else bias,
                 sums + 8 * j,
                 products + 8 * j,
                 past,

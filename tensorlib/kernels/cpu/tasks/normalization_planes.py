@@ -46,7 +46,7 @@ def _run_moments(x, vectors):
     n = float(vectors * LANES)
     r = total_wide(widen(rest + rest2))
     q = total_wide(widen(square + square2))
-    wide_near = float(near)
+    wide_near = np.float64(near)
     return n * wide_near + r, q + wide_near * (r + (r + n * wide_near))
 
 
@@ -63,7 +63,7 @@ def plane_moments(block, worker, x: ptr, planes: i64, size: i64, length: i64, su
             s += one
             q += two
         for i in range(whole, size):
-            v = float(load_f32(at + 4 * i))
+            v = np.float64(load_f32(at + 4 * i))
             s += v
             q += v * v
         store_f64(sums + 16 * plane, s)
