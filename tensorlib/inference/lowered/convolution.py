@@ -161,7 +161,8 @@ class Convolution(_Linear):
             _winograd, "convolve", count, space.at(self.input.index),
             address(self.packed), space.at(self.output), _where(self.added), self.delta(space),
             *self.limits, conv._zero(g.channels), *space.scratch(size),
-            g.images * down * across, step, splits, g.channels, g.outputs, g.height, g.width, g.out_height, g.out_width, down, across, *g.padding,
+            g.images * down * across, step, splits, g.channels, g.outputs, g.height, g.width,
+            g.out_height, g.out_width, down, across, *g.padding,
         )  # fmt: skip
 
     def _depthwise(self, space: Space) -> None:
