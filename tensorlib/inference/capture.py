@@ -115,16 +115,37 @@ def capture(model: Callable[..., Any], example: Example) -> tuple[Graph, list[Ru
 
 
 def _any_size(run: Callable[..., Run], example: Example) -> tuple[Graph, list[Run]]:
-    if example.size == 1:
-        one = example.tensors
-        two = [
+    """A graph of runs with 2 and 1 examples; where one example is special (its memory has several
+    layouts at once), of 3 and 2, to be compared with what one example gives.
+    """
+    some = _examples(example, 3)
+    try:
+        return _of_sizes(run, some, 2, 1)
+    except Differs:
+        graph, runs = _of_sizes(run, some, 3, 2)
+        return graph, [*runs, run(some.part(0, 1), 1)]
+
+
+def _examples(example: Example, count: int) -> Example:
+    """As many examples, others like those given where there are fewer."""
+    tensors = example.part(0, count)
+    while tensors and Example(None, tensors, example.batched, example.dim).size < count:
+        more = [
             wrap(np.concatenate([t.array, _varied(t).array], example.dim)) if batched else t
-            for t, batched in zip(one, example.batched, strict=True)
+            for t, batched in zip(tensors, example.batched, strict=True)
         ]
-    else:
-        one, two = example.part(0, 1), example.part(0, 2)
-    other = [_varied(t) if batched else t for t, batched in zip(one, example.batched, strict=True)]
-    a, b, c = run(two, 2), run(other, 1), run(one, 1)
+        tensors = Example(None, more, example.batched, example.dim).part(0, count)
+    return Example(example.template, tensors, example.batched, example.dim)
+
+
+def _of_sizes(
+    run: Callable[..., Run], some: Example, more: int, less: int
+) -> tuple[Graph, list[Run]]:
+    other = [
+        _varied(t) if batched else t
+        for t, batched in zip(some.part(0, less), some.batched, strict=True)
+    ]
+    a, b, c = run(some.part(0, more), more), run(other, less), run(some.part(0, less), less)
     try:
         _merged(b, c, False)
     except Differs as problem:
@@ -209,8 +230,8 @@ def _expect_independent(graph: Graph, a: Run, c: Run) -> None:
         dim = batch_dim(value)
         if dim is None:
             raise Differs(f"a result of shape ({', '.join(map(str, value.shape))})")
-        whole, one = found[leaf.index].array, first[leaf.index].array
-        if not close(np.take(whole, [0], dim), one, 1e-3):
+        whole, part = found[leaf.index].array, first[leaf.index].array
+        if not close(np.take(whole, range(c.size), dim), part, 1e-3):
             raise Differs("an example's result depends on the other examples of its batch")
 
 

@@ -10,8 +10,16 @@ import numpy as np
 
 from tensorlib.autograd.tape import wrap
 from tensorlib.nn import functional as F
+from tensorlib.ops._attended import attended_projections
 
-__all__ = ["convolution", "filled", "finish", "product"]
+__all__ = ["attended_rows", "convolution", "filled", "finish", "product"]
+
+
+def attended_rows(
+    parts: Any, heads: int, mask: Any, keep: Any, causal: bool, length_first: bool
+) -> Any:
+    """Attention of projections to [N, L, E]."""
+    return attended_projections(parts, heads, mask, keep, causal, length_first).transpose(0, 1)
 
 
 def convolution(

@@ -48,6 +48,7 @@ class Space:
         self.start = 0  # the first example of the chunk
         self.steps: dict[int, int] = {}  # bytes of an example, for values of whole batches
         self.rows: list[tuple[int, int, tuple[Any, ...]]] = []
+        self.kept: list[Any] = []  # arrays whose addresses stand in rows
         self.scratch_size = 0
         self.scratch_address = (0, 0)
         self.temporaries: dict[int, int] = {}  # id of a lowering: offset
@@ -78,6 +79,7 @@ class Lowered:
     """A call as rows of compiled tasks."""
 
     heavy = False  # whether it is worth a segment of its own
+    resident = False  # whether what it reads must lie in the arena
     words = "compiled"  # for the summary
 
     def __init__(self, graph: Graph, call: Call) -> None:

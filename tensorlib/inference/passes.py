@@ -46,9 +46,11 @@ def optimise(graph: Graph) -> tuple[Graph, Report]:
     _plain_fills(graph)
     _functional(graph)
     _fold_constants(graph, report)
+    _cancel_transposes(graph)
     _drop_dead(graph)
     _fold_norms(graph, report)
     _general_forms(graph)
+    _rows_of_attention(graph)
     _fuse_epilogues(graph, report)
     _drop_dead(graph)
     return graph, report
@@ -212,6 +214,28 @@ def _drop_dead(graph: Graph) -> None:
     graph.calls = kept[::-1]
 
 
+def _cancel_transposes(graph: Graph) -> None:
+    """Two transpositions of the same dimensions are none."""
+    pinned = {graph.values[i].memory for call in graph.calls for i in call.changed}
+    names: dict[int, int] = {}
+    before: dict[int, tuple[Any, int]] = {}  # what a value is the transposition of
+    calls = []
+    for given in graph.calls:
+        call = _renamed(given, names)
+        calls.append(call)
+        if call.name != "transpose" or call.changed:
+            continue
+        source, made = call.inputs()[0], call.outputs()[0]
+        if graph.values[source].memory in pinned:
+            continue
+        dims = _transposed(graph, call)
+        if source in before and before[source][0] == dims:
+            names[made] = before[source][1]
+        before[made] = dims, source
+    graph.calls = calls
+    graph.result = renamed(graph.result, names)
+
+
 # -- batch norm ------------------------------------------------------------------------------------
 
 
@@ -303,6 +327,35 @@ def _general_forms(graph: Graph) -> None:
         ):
             del call.arguments["out"]
             _become(call, fused.product)
+
+
+def _rows_of_attention(graph: Graph) -> None:
+    """Attention [L, N, E] whose projection is transposed: in the order that is wanted."""
+    users = graph.users()
+    for call in list(graph.calls):
+        if call.name != "attended_projections" or call.changed:
+            continue
+        made = call.outputs()[0]
+        after = users[made]
+        if len(after) != 1 or after[0] is None or after[0].name != "product":
+            continue
+        product = after[0]
+        turned = users[product.outputs()[0]]
+        if product.arguments["input"] != Ref(made) or len(turned) != 1 or turned[0] is None:
+            continue
+        if turned[0].name != "transpose" or _transposed(graph, turned[0]) != {0, 1}:
+            continue
+        length, batch, size = graph.values[made].shape
+        graph.values[made].shape = batch, length, size
+        call.name, call.function = "attended_rows", fused.attended_rows
+        product.result = turned[0].result
+        graph.calls = [c for c in graph.calls if c is not turned[0]]
+
+
+def _transposed(graph: Graph, call: Call) -> set[int]:
+    """The dimensions that a transposition exchanges."""
+    ndim = len(graph.values[call.inputs()[0]].shape)
+    return {value % ndim for value in call.arguments.values() if type(value) is int}
 
 
 def _two_dims(graph: Graph, template: Any) -> bool:

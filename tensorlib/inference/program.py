@@ -138,8 +138,13 @@ def _demoted(chosen: list[Any]) -> bool:
     """
     made = {part.output for part in chosen if isinstance(part, Lowered)}
     for i, part in enumerate(chosen):
-        if isinstance(part, Lowered) and part.same is not None and part.same not in made:
+        if not isinstance(part, Lowered):
+            continue
+        if part.same is not None and part.same not in made:
             chosen[i] = "it costs nothing"
+            return True
+        if part.resident and not made.issuperset(part.sources):
+            chosen[i] = "what it reads is not compiled"
             return True
     start = 0
     while start < len(chosen):

@@ -59,7 +59,7 @@ class _Rows:
         self.numbers = np.empty(count, np.float64)
         self.steps = np.empty((len(space.rows), 4), np.int64)
         self.patches: list[tuple[int, int, int]] = []  # place of a number, value, offset
-        self.scratch_size = space.scratch_size
+        self.kept = space.kept
         start = self.numbers.ctypes.data
         at = 0
         for row, (function, blocks, arguments) in enumerate(space.rows):

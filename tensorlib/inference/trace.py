@@ -42,6 +42,7 @@ _CUSTOM = _HOME + "autograd/function.py"
 _READERS = {_HOME + "nn/transformer.py", _HOME + "nn/normalization.py"}
 _FORM_ONLY = {"length"}
 _FILLED = {"zeros", "ones", "empty", "zeros_like", "ones_like", "empty_like"}
+_FORM_OF = {"canonical_mask": ("other", "like")}  # parameters whose form alone matters
 _MAKERS = {_HOME + "creation.py", _HOME + "typed.py"}
 _RETURNS = {code for name, code in dis.opmap.items() if name.startswith("RETURN")}
 _COMPREHENSIONS = {"<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>"}
@@ -151,7 +152,12 @@ class _Recorder:
         return value.index
 
     def varies(self, call: Call) -> bool:
-        return any(self.trace.values[i].varies for i in call.inputs())
+        if call.file in _MAKERS and call.name in _FILLED:
+            return False  # takes a tensor's form alone
+        without = _FORM_OF.get(call.name, ())
+        parts = (value for key, value in call.arguments.items() if key not in without)
+        used = (leaf.index for part in parts for leaf in leaves(part) if type(leaf) is Ref)
+        return any(self.trace.values[i].varies for i in used)
 
     def refuse(self, what: str, where: str) -> None:
         """Keep the first problem; the run goes on to its end."""
@@ -219,8 +225,7 @@ class _Recorder:
                 changed = [first]
         self.before = []
         call.changed = tuple({self.number(t) for t in changed})
-        filled = call.file in _MAKERS and call.name in _FILLED  # takes a tensor's form alone
-        varies = not filled and self.varies(call)
+        varies = self.varies(call)
         call.result = encode(result, lambda t: self.number(t, "made", varies))
         if varies:
             for i in call.changed:
@@ -279,7 +284,9 @@ def _transparent(frame: Any, file: str) -> bool:
         return code.co_name == "with_out" and frame.f_locals.get("out") is None
     if file == _OPS + "attention.py":
         if code.co_name == "multi_head_attention_forward":
-            return not bool(frame.f_locals["add_zero_attn"])
+            given = frame.f_locals  # masks are read as arrays inside
+            masked = given["key_padding_mask"] is not None or given["attn_mask"] is not None
+            return not (bool(given["add_zero_attn"]) or masked)
         return str(code.co_name).startswith("_")
     return file == _OPS + "exporting.py" and code.co_name == "iterator"
 

@@ -116,6 +116,44 @@ class TestModels:
             shape = (n, 5, 32) if batch_first else (5, n, 32)
             expect_same(compiled, model, tensorlib.randn(*shape))
 
+    @pytest.mark.parametrize("given", ["padding", "causal", "both"])
+    def test_transformer_encoder_with_masks(self, given):
+        model = encoder()
+        causal = tensorlib.ones(5, 5, dtype=tensorlib.bool).triu(1)
+
+        def masked(x, padding):
+            mask = None if given == "padding" else causal
+            padding = None if given == "causal" else padding
+            return model(x, mask=mask, src_key_padding_mask=padding)
+
+        def batch(n):
+            padding = tensorlib.zeros(n, 5, dtype=tensorlib.bool)
+            padding[:, 4] = True
+            padding[0, 2:] = True
+            return tensorlib.randn(n, 5, 32), padding
+
+        compiled = inference.compile(masked, batch(6))
+        for n in (6, 1, 3, 15):
+            expect_same(compiled, masked, *batch(n))
+
+    @pytest.mark.parametrize("order", [(True, 0), (False, 1)])
+    def test_cross_attention(self, order):
+        batch_first, dim = order
+        layer = nn.TransformerDecoderLayer(32, 4, 64, batch_first=batch_first, norm_first=True)
+        model = nn.TransformerDecoder(layer, 2).eval()
+
+        def batch(n):
+            target, memory = tensorlib.randn(n, 5, 32), tensorlib.randn(n, 7, 32)
+            return (
+                (target, memory)
+                if batch_first
+                else (target.transpose(0, 1), memory.transpose(0, 1))
+            )
+
+        compiled = inference.compile(model, batch(4), batch_dim=dim)
+        for n in (4, 1, 2, 9):
+            expect_same(compiled, model, *batch(n))
+
     def test_states_as_results(self):
         model = nn.GRU(4, 6, num_layers=2, bidirectional=True).eval()
         compiled = inference.compile(model, tensorlib.randn(5, 3, 4), batch_dim=1)
