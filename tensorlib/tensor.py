@@ -556,7 +556,7 @@ class Tensor:
     polygamma_, mvlgamma_, i0_ = _inplace(polygamma), _inplace(mvlgamma), _inplace(i0)
     igamma_, igammac_ = _inplace(igamma), _inplace(igammac)
     sinc_, xlogy_ = _inplace(sinc), _inplace(xlogy)
-    relu_, sigmoid_ = _inplace(relu), _inplace(sigmoid)
+    relu_, sigmoid_ = activation.relu_, _inplace(sigmoid)
     logit_ = _inplace(logit)
     eq_, ne_, lt_ = _inplace(eq), _inplace(ne), _inplace(lt)
     le_, gt_, ge_ = _inplace(le), _inplace(gt), _inplace(ge)

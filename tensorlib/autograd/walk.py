@@ -15,6 +15,7 @@ import numpy as np
 from tensorlib.autograd import anomaly_mode, hooks, saved, tape
 from tensorlib.autograd.tape import ManyNode, Node, Output, wrap
 from tensorlib.errors import AutogradError
+from tensorlib.kernels.arithmetic import LARGE, add
 
 _ids = itertools.count()
 
@@ -311,9 +312,22 @@ def unbroadcast(value: Any, shape: tuple[int, ...]) -> Any:
 
 def _plus(a: Any, b: Any, own: bool) -> Any:
     if own and type(a) is np.ndarray and a.dtype == b.dtype and a.ndim:
-        a += b
+        if a.size < LARGE:
+            a += b
+        else:
+            add(a, b, out=a)
         return a
-    return tape.as_array(a + b)
+    return tape.as_array(a + b) if a.size < LARGE else add(a, b)
+
+
+def _alone(array: Any) -> bool:
+    """Whether the memory of an array that nobody else holds is its own."""
+    base = array.base
+    while type(base) is np.ndarray:
+        if base.size != array.size or sys.getrefcount(base) > _BASE:
+            return False
+        base = base.base
+    return base is None or hasattr(base, "piece")  # of `kernels.cpu.memory`
 
 
 # -- leaves ----------------------------------------------------------------------------------------
@@ -330,15 +344,19 @@ def _accumulate(leaf: Any, gradient: Any, create_graph: bool, fresh: bool) -> No
         if gradient.strides != leaf.array.strides:
             like, gradient = gradient, np.empty_like(leaf.array, gradient.dtype)
             gradient[...] = like
-        elif not fresh and (gradient.base is not None or sys.getrefcount(gradient) > _UNIQUE):
+        elif not fresh and (sys.getrefcount(gradient) > _UNIQUE or not _alone(gradient)):
             gradient = gradient.copy("K")
         leaf._grad = wrap(gradient)
     else:
-        old.array += gradient
+        total = old.array
+        if total.size < LARGE:
+            total += gradient
+        else:
+            add(total, gradient, out=total)
         tape.bump(old)
 
 
-_UNIQUE = 0
+_UNIQUE = _BASE = 0
 
 
 def _calibrate() -> int:
@@ -366,4 +384,10 @@ def _calibrate() -> int:
     return counts[0]
 
 
+def _of_base(array: Any) -> int:
+    base = array.base
+    return sys.getrefcount(base)
+
+
 _UNIQUE = _calibrate()
+_BASE = _of_base(np.empty(2)[:1])

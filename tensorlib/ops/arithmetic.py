@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib.errors import DTypeError, ShapeError
+from tensorlib.kernels import arithmetic as kernels
 from tensorlib.ops._common import (
     Array,
     Grads,
@@ -40,6 +41,7 @@ class InvalidDivision(ShapeError):
 
 
 _NONE = np.empty(0)
+_LARGE = kernels.LARGE
 _FLOAT_INT = frozenset((int, float))
 _PLAIN = frozenset((int, float, bool))  # not np.float64, whose type NumPy would promote to
 
@@ -121,7 +123,7 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
             input, other = promoted(input, other)
             a, b = input.array, other.array
         try:
-            output = a + b
+            output = a + b if a.size < _LARGE else kernels.add(a, b)
         except ValueError:
             raise differ("add", a, b) from None
 
@@ -136,7 +138,7 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
             return add(input, other)
         input, output = with_number("add", input, other, np.add)
     else:
-        output = x + other
+        output = x + other if x.size < _LARGE else kernels.add(x, other)
 
     def backward_scalar(grad: Array) -> Grads:
         return (grad,)
@@ -168,12 +170,12 @@ def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
             input, other = promoted(input, other)
             a, b = input.array, other.array
         try:
-            output = a - b
+            output = a - b if a.size < _LARGE else kernels.sub(a, b)
         except ValueError:
             raise differ("sub", a, b) from None
 
         def backward(grad: Array) -> Grads:
-            return grad, -grad
+            return grad, -grad if grad.size < _LARGE else kernels.mul(grad, -1)
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
@@ -184,7 +186,7 @@ def sub(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
         _no_bool("sub", input, other)
         input, output = with_number("sub", input, other, np.subtract)
     else:
-        output = x - other
+        output = x - other if x.size < _LARGE else kernels.sub(x, other)
 
     def backward_scalar(grad: Array) -> Grads:
         return (grad,)
@@ -241,7 +243,7 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
             input, other = promoted(input, other)
             a, b = input.array, other.array
         try:
-            output = a * b
+            output = a * b if a.size < _LARGE else kernels.mul(a, b)
         except ValueError:
             raise differ("mul", a, b) from None
         a = a if other._requires_grad or wants(other) else None
@@ -257,7 +259,12 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
             return record(output, backward_complex, input, other)
 
         def backward(grad: Array) -> Grads:
-            return None if b is None else grad * b, None if a is None else grad * a
+            if grad.size < _LARGE:
+                return None if b is None else grad * b, None if a is None else grad * a
+            return (
+                None if b is None else kernels.mul(grad, b),
+                None if a is None else kernels.mul(grad, a),
+            )
 
         return record(output, backward, input, other)
     x = getattr(input, "array", None)
@@ -267,9 +274,11 @@ def mul(input: Tensor, other: Tensor | Number) -> Tensor:
             return mul(input, other)
         input, output = with_number("mul", input, other, np.multiply)
     else:
-        output = x * other
+        output = x * other if x.size < _LARGE else kernels.mul(x, other)
 
     def backward_scalar(grad: Array) -> Grads:
+        if grad.size >= _LARGE and grad.dtype.char == "f":
+            return (kernels.mul(grad, other),)
         return (times(grad, other.conjugate() if isinstance(other, complex) else other),)
 
     return record(output, backward_scalar, input)

@@ -22,6 +22,7 @@ from tensorlib.autograd.tape import (
 )
 from tensorlib.device import device_of, move
 from tensorlib.errors import ArgumentError, AutogradError, DTypeError, ShapeError
+from tensorlib.kernels.arithmetic import LARGE, LARGE_FORMS
 from tensorlib.ops._common import Array, Grads, astype, expect_tensor, record, scalar_dtype, wrap
 from tensorlib.ops.out import direct
 from tensorlib.ops.shape.reinterpret import as_strided
@@ -92,9 +93,10 @@ def inplace(
         ):
             other: Any = args[0]
             target, version = self.array, self._counter
+            compute = quick if target.size < LARGE else LARGE_FORMS.get(quick, quick)
             if target.dtype.char in "fd" and self._base is None and version is not INFERENCE:
                 if type(other) is float or type(other) is int:
-                    quick(target, other, out=target)
+                    compute(target, other, out=target)
                     bump(self)
                     return self
                 if (
@@ -104,7 +106,7 @@ def inplace(
                     and not (mode.grad and other.requires_grad)
                 ):
                     try:
-                        quick(target, other.array, out=target)
+                        compute(target, other.array, out=target)
                     except ValueError:
                         return store(self, where, operation, *args, **kwargs)
                     bump(self)

@@ -8,10 +8,10 @@ import numpy as np
 
 from tensorlib.kernels.cpu.memory import empty
 
-__all__ = ["alike", "gapless", "like", "matched"]
+__all__ = ["alike", "gapless", "like", "matched", "order"]
 
 
-def _order(x: Any) -> list[int]:
+def order(x: Any) -> list[int]:
     """The dims from the one with the largest stride to the smallest."""
     strides = x.strides
     return sorted(range(x.ndim), key=lambda d: -strides[d])
@@ -19,7 +19,7 @@ def _order(x: Any) -> list[int]:
 
 def gapless(x: Any) -> bool:
     """Whether the elements fill one piece of memory, each once."""
-    return bool(x.flags.c_contiguous or x.transpose(_order(x)).flags.c_contiguous)
+    return bool(x.flags.c_contiguous or x.transpose(order(x)).flags.c_contiguous)
 
 
 def alike(x: Any, y: Any) -> bool:
@@ -31,9 +31,9 @@ def like(x: Any) -> Any:
     """New memory laid out as the gapless array `x`."""
     if x.flags.c_contiguous:
         return empty(x.shape)
-    order = _order(x)
-    made = empty(tuple(x.shape[d] for d in order))
-    return made.transpose(sorted(range(x.ndim), key=order.__getitem__))
+    dims = order(x)
+    made = empty(tuple(x.shape[d] for d in dims))
+    return made.transpose(sorted(range(x.ndim), key=dims.__getitem__))
 
 
 def matched(y: Any, x: Any) -> Any:

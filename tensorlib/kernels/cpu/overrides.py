@@ -10,3 +10,5 @@ from tensorlib.kernels.cpu import convolution_gradients as convolution_gradients
 from tensorlib.kernels.cpu import matrix as matrix
 from tensorlib.kernels.cpu import normalization as normalization
 from tensorlib.kernels.cpu import softmax as softmax
+from tensorlib.kernels.cpu import pooling as pooling
+from tensorlib.kernels.cpu import recurrent as recurrent
