@@ -61,16 +61,16 @@ class Tasks:
 
     def address(self, name: str) -> int:
         """Address of a task's machine code, for `pool.run`."""
-        runtime()
-        from tensorlib.kernels.cpu import loader
-
-        return loader.address(self._family, name)
+        found: int = runtime().loader.address(self._family, name)
+        return found
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        function = self.address(name)
-        launch = runtime().launch_address
+        pool, function = runtime(), self.address(name)
+        launch, wanted = pool.launch_address, pool.loader.arguments(self._family, name)
 
         def run(count: int, *arguments: Any) -> None:
+            if len(arguments) != wanted:  # compiled code would read past them
+                raise TypeError(f"{name} takes {wanted} arguments, {len(arguments)} given")
             launch(function, count, *arguments)
 
         setattr(self, name, run)

@@ -85,6 +85,7 @@ class Task:
     def __init__(self, function: Callable[..., Any], reassociate: bool) -> None:
         self.function = function
         self.name = function.__name__
+        self.arguments = function.__code__.co_argcount - 2
         self.reassociate = reassociate
         self._address = 0
         self._lock = threading.Lock()
@@ -122,6 +123,7 @@ class EntryPoint:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        self.arguments = function.__code__.co_argcount
 
     def compile(self) -> bytes:
         """The object code; raises Unsupported where that cannot be made."""

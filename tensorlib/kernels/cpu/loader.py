@@ -38,6 +38,7 @@ from tensorlib.kernels.cpu import host
 __all__ = [
     "ENTRY",
     "address",
+    "arguments",
     "cache_directory",
     "complete",
     "load",
@@ -49,11 +50,12 @@ __all__ = [
 
 TASKS = "tensorlib.kernels.cpu.tasks"
 ENTRY = "tensorlib_entry"  # the one function an object file exports
-MAGIC = b"tensorlib kernel 1\n"
+MAGIC = b"tensorlib kernel 2\n"
 LOCK_LIMIT_S = 120.0  # then a process compiles what another one seems to be stuck with
 
 _PLACE = Path(__file__).parent
 _addresses: dict[tuple[str, str], int] = {}
+_arguments: dict[tuple[str, str], int] = {}  # how many each takes
 _engines: list[Any] = []  # machine code lives as long as its engine
 _lock = threading.RLock()
 _said: set[str] = set()
@@ -79,8 +81,16 @@ def address(family: str, name: str) -> int:
         with _lock:
             found = _addresses.get((family, name))
             if found is None:
-                found = _addresses[family, name] = load(_object_code(family, name), name)
+                content = _object_code(family, name)
+                _arguments[family, name] = content[0]
+                found = _addresses[family, name] = load(content[1:], name)
     return found
+
+
+def arguments(family: str, name: str) -> int:
+    """How many arguments a task takes, `block` and `worker` not counted."""
+    address(family, name)
+    return _arguments[family, name]
 
 
 def load(code: bytes, name: str) -> int:
@@ -102,6 +112,7 @@ def load(code: bytes, name: str) -> int:
 
 
 def _object_code(family: str, name: str) -> bytes:
+    """A byte, the number of arguments, and the object code."""
     where = _file(family, name)
     code = _read(where)
     if code is None:
@@ -143,13 +154,14 @@ def set_complete(family: str, names: list[str]) -> None:
 
 
 def _compile(family: str, name: str) -> bytes:
-    """Object code of a task, made by Numba."""
+    """What `_object_code` gives, made by Numba."""
     try:
         module = import_module(f"{TASKS}.{family}")
     except ImportError as problem:
         raise Unsupported(f"compiled kernels need Numba ({problem})") from problem
-    code: bytes = getattr(module, name).compile()
-    return code
+    made = getattr(module, name)
+    code: bytes = made.compile()
+    return bytes([made.arguments]) + code
 
 
 # -- names -----------------------------------------------------------------------------------------
