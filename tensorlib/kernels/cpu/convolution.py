@@ -24,8 +24,7 @@ _direct, _winograd, _gemm = Tasks("convolution"), Tasks("winograd"), Tasks("gemm
 
 LEAST = 1 << 17  # multiply-adds from which a compiled body is faster, about 50 us
 TILES = 12  # 2x2 outputs that Winograd's passes take at a time, for few channels
-CHUNK = 1 << 20  # bytes of rows gathered at a time for the gradient of weights
-GAP = 16  # numbers between gathered rows, so that rows do not fall into the same cache sets
+GAP = 16  # numbers between gathered rows or tiles, so that they do not share cache sets
 INFINITY = float("inf")
 
 

@@ -16,7 +16,6 @@ from tensorlib.kernels import convolution as reference
 from tensorlib.kernels.convolution import Pads, Sizes
 from tensorlib.kernels.cpu import Tasks, address, blocks, empty, scratch
 from tensorlib.kernels.cpu.convolution import (
-    CHUNK,
     GAP,
     Geometry,
     _as_image,
@@ -44,6 +43,10 @@ from tensorlib.kernels.cpu.convolution import (
 )
 
 _gemm = Tasks("gemm")
+
+CHUNK = 1 << 22  # bytes of transformed tiles taken at a time for the gradient of weights
+NEAR = 384 << 10  # bytes of gathered rows that stay in the second-level cache
+SLICES = 12 << 20  # bytes of partial sums
 
 
 def _of_gradient(
@@ -209,8 +212,8 @@ def winograd_weight_grad(
         )  # fmt: skip
         _direct.accumulate(
             16 * splits, address(a), address(b), address(sums), end - begin, g.outputs, g.channels,
-            a_width * 4, b_width * 4, g.channels * 4, length * a_width * 4, length * b_width * 4,
-            g.outputs * g.channels * 4, splits, begin == 0,
+            a_width * 4, b_width * 4, length * a_width * 4, length * b_width * 4, splits,
+            begin == 0,
         )  # fmt: skip
     out = empty((g.outputs, 3, 3, g.channels) if last else shape)
     stride_c, stride_t = (4, g.channels * 4) if last else (36, 4)
@@ -260,8 +263,9 @@ def direct_weight_grad(
     depth = math.prod(shape[1:]) // g.taps  # of one group's rows
     taps = math.prod(shape[2:])
     straight = taps == 1 or (last and g.taps == taps)  # sums lie as the gradient does
-    sums = empty((g.groups, g.outputs // g.groups, g.taps, depth) if straight
-                 else (g.groups, g.taps, g.outputs // g.groups, depth))  # fmt: skip
+    outputs = g.outputs // g.groups
+    sums = empty((g.groups, outputs, g.taps, depth) if straight
+                 else (g.groups, g.taps, outputs, depth))  # fmt: skip
     for group in range(g.groups):
         _group_sums(g, group, image, channels, back, depth, sums[group], straight)
     if straight:
@@ -270,30 +274,40 @@ def direct_weight_grad(
     return _scattered(g, sums, shape)
 
 
+def _cut(rows: int, outputs: int, depth: int, taps: int) -> tuple[int, int, int]:
+    """`(slices of the rows, parts of the outputs, rows gathered at a time)` by the sizes alone.
+
+    Each slice has sums of its own, added up in the end; where these are large or rows few, outputs
+    are divided instead, and every part gathers the rows again.
+    """
+    slices = max(1, min(16, rows // 512, SLICES // (4 * outputs * depth * taps)))
+    splits = max(1, min(-(-8 // slices), outputs // 96))
+    width = -(-outputs // splits)
+    chunk = max(32, min(256, NEAR // (4 * (width + depth + 2 * GAP))))
+    return slices, splits, chunk
+
+
 def _group_sums(
     g: Geometry, group: int, image: Any, channels: int, back: Any, depth: int, sums: Any,
     straight: bool,
 ) -> None:  # fmt: skip
     """The sums of one group of channels."""
     outputs = g.outputs // g.groups
-    a_width, b_width = _spare(outputs), _spare(depth)
-    chunks = _chunks(g.rows, a_width + g.taps * b_width)
-    length = chunks[0][1]
-    a = empty((length * a_width + 4 * GAP,))
-    b = empty((g.taps * length * b_width + 4 * GAP,))
-    splits = _splits(outputs, g.taps)
-    row, step_t = (g.taps * depth * 4, depth * 4) if straight else (depth * 4, outputs * depth * 4)
+    slices, splits, chunk = _cut(g.rows, outputs, depth, g.taps)
+    parts = sums if slices == 1 else empty((slices, *sums.shape))
+    row, step = (g.taps * depth * 4, depth * 4) if straight else (depth * 4, outputs * depth * 4)
     first_x, first_grad = address(image) + group * depth * 4, address(back) + group * outputs * 4
-    for begin, end in chunks:
-        count, step = blocks(end - begin, 8)
-        _direct.gather(
-            count, first_x, first_grad, address(a), address(b), begin, end, step, depth, outputs,
-            a_width * 4, b_width * 4, length, channels * 4, g.outputs * 4, *g.window,
-        )  # fmt: skip
-        _direct.accumulate(
-            g.taps * splits, address(a), address(b), address(sums), end - begin, outputs, depth,
-            a_width * 4, b_width * 4, row, 0, length * b_width * 4, step_t, splits, begin == 0,
-        )  # fmt: skip
+    room = chunk * (-(-outputs // splits) + depth + 2 * GAP + 16) * 4 + 1024
+    _direct.weight_sums(
+        slices * splits, first_x, first_grad, address(parts), *scratch(room), g.rows, slices,
+        splits, chunk, depth, outputs, GAP, channels * 4, g.outputs * 4, row, step, sums.nbytes,
+        *g.window,
+    )  # fmt: skip
+    if slices > 1:
+        count, length = blocks(sums.size, 4096)
+        length = -(-length // 16) * 16
+        count = -(-sums.size // length)
+        _direct.add_slices(count, address(parts), address(sums), slices, sums.size, length)
 
 
 def _scattered(g: Geometry, sums: Any, shape: Sizes) -> Any:

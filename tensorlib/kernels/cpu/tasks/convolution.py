@@ -236,24 +236,53 @@ def zero_row(target, count):
         store_part(target + 4 * done, splat(0.0), count - done)
 
 
+@inner
+def gather_tap(x, target, row, first, last, depth, pixel, h, w, oh, ow, sh, sw, y0, x0):
+    """What one tap sees of `x` at the output positions `first` to `last`: rows of `row` bytes; the
+    tap of output (0, 0) is at (y0, x0).
+    """
+    image = first // (oh * ow)
+    rest = first - image * oh * ow
+    i = rest // ow
+    j = rest - i * ow
+    for m in range(first, last):
+        y = i * sh + y0
+        z = j * sw + x0
+        at = target + (m - first) * row
+        if y >= 0 and y < h and z >= 0 and z < w:
+            copy_row(x + ((image * h + y) * w + z) * pixel, at, depth)
+        else:
+            zero_row(at, depth)
+        j += 1
+        if j == ow:
+            j = 0
+            i += 1
+            if i == oh:
+                i = 0
+                image += 1
+
+
 @task
-def gather(
+def weight_sums(
     block,
     worker,
     x: ptr,
     grad: ptr,
-    a: ptr,
-    b: ptr,
-    first: i64,
-    last: i64,
-    step: i64,
+    sums: ptr,
+    scratch: ptr,
+    scratch_stride: i64,
+    rows: i64,
+    slices: i64,
+    splits: i64,
+    chunk: i64,
     depth: i64,
-    columns: i64,
-    a_row: i64,
-    b_row: i64,
-    length: i64,
+    outputs: i64,
+    gap: i64,
     pixel: i64,
     grad_pixel: i64,
+    out_row: i64,
+    out_step: i64,
+    slice_step: i64,
     h: i64,
     w: i64,
     oh: i64,
@@ -267,26 +296,52 @@ def gather(
     dh: i64,
     dw: i64,
 ):
-    """Rows for `accumulate`: the gradient a[r, columns] and what each tap sees of `x`,
-    b[tap, r, depth], at `step` of the output positions `first` to `last`; rows of `a_row` and
-    `b_row` bytes, `length` of them for each tap.
+    """For one of `slices` of the output positions and one of `splits` of the outputs, the sums over
+    positions of gradient times what each tap sees: sums[slice, tap, output, depth] with steps of
+    `slice_step`, `out_step` and `out_row` bytes.
+
+    Rows are gathered `chunk` at a time, `gap` numbers apart, so that they lie in the cache and in
+    different sets of it.
     """
-    begin = first + block * step
-    for m in range(begin, min(begin + step, last)):
-        image = m // (oh * ow)
-        rest = m - image * oh * ow
-        i = rest // ow
-        j = rest - i * ow
-        r = m - first
-        copy_row(grad + m * grad_pixel, a + r * a_row, columns)
+    part = block // splits
+    split = block - part * splits
+    begin = part * rows // slices
+    end = (part + 1) * rows // slices
+    tiles = (outputs + ROWS - 1) // ROWS
+    first = split * tiles // splits * ROWS
+    width = min((split + 1) * tiles // splits * ROWS, outputs) - first
+    a_row = (width + gap) * 4
+    b_row = (depth + gap) * 4
+    a = (scratch + worker * scratch_stride + 63) // 64 * 64
+    b = (a + chunk * a_row + 63) // 64 * 64
+    out = sums + part * slice_step + first * out_row
+    for m in range(begin, end, chunk):
+        last = min(m + chunk, end)
+        for r in range(m, last):
+            copy_row(grad + r * grad_pixel + first * 4, a + (r - m) * a_row, width)
         for t in range(kh * kw):
-            y = i * sh - ph + t // kw * dh
-            z = j * sw - pw + t % kw * dw
-            target = b + (t * length + r) * b_row
-            if y >= 0 and y < h and z >= 0 and z < w:
-                copy_row(x + ((image * h + y) * w + z) * pixel, target, depth)
-            else:
-                zero_row(target, depth)
+            gather_tap(
+                x, b, b_row, m, last, depth, pixel, h, w, oh, ow, sh, sw,
+                t // kw * dh - ph, t % kw * dw - pw,
+            )  # fmt: skip
+            for n in range(0, depth, PANEL):
+                for row in range(0, width, ROWS):
+                    outer(
+                        a + row * 4, a_row, b + n * 4, b_row, last - m,
+                        out + t * out_step + row * out_row + n * 4, out_row,
+                        min(ROWS, width - row), min(PANEL, depth - n), m == begin,
+                    )  # fmt: skip
+
+
+@task
+def add_slices(block, worker, sums: ptr, out: ptr, slices: i64, size: i64, step: i64):
+    """out = the sum of `slices` arrays of `size` numbers, `step` of them."""
+    for k in range(block * step, min(block * step + step, size), LANES):
+        left = size - k
+        total = load_part(sums + 4 * k, left)
+        for s in range(1, slices):
+            total = total + load_part(sums + (s * size + k) * 4, left)
+        store_part(out + 4 * k, total, left)
 
 
 @task
@@ -301,10 +356,8 @@ def accumulate(
     columns: i64,
     a_row: i64,
     b_row: i64,
-    out_row: i64,
     a_step: i64,
     b_step: i64,
-    out_step: i64,
     splits: i64,
     fresh: i64,
 ):
@@ -321,7 +374,7 @@ def accumulate(
             row = tile * ROWS
             outer(
                 a + t * a_step + row * 4, a_row, b + t * b_step + n * 4, b_row, length,
-                out + t * out_step + row * out_row + n * 4, out_row,
+                out + ((t * rows + row) * columns + n) * 4, columns * 4,
                 min(ROWS, rows - row), min(PANEL, columns - n), fresh,
             )  # fmt: skip
 
