@@ -14,15 +14,36 @@ from tensorlib.ops.strides import in_planes
 
 
 def _samples() -> list[tuple[Any, ...]]:
-    x = np.random.default_rng(0).standard_normal((2, 3, 7, 6)).astype(np.float32)
-    return [
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 7, 6)).astype(np.float32)
+    found: list[tuple[Any, ...]] = [
         (x, (2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1), (3, 3)),
         (x, (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), (4, 6)),
+        (x, (2, 3), (3, 2), ((1, 3), (1, 2)), (2, 1), (3, 3)),
     ]
+    wide = rng.integers(-3, 3, (2, 7, 6, 21)).astype(np.float32)  # equal ones among them
+    wide[0, 3, 3, 5], wide[1, 0, 0, 20] = np.nan, -np.inf
+    many = wide.transpose(0, 3, 1, 2)
+    found += [(many, *rest) for _, *rest in found]
+    return [*found, (many[:, :, ::-1, 1:], (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (4, 3))]
 
 
 def _max_grad_samples() -> list[tuple[Any, ...]]:
-    return [(max_pool.reference(*a), a[0], max_pool.reference(*a), *a[1:]) for a in _samples()]
+    rng = np.random.default_rng(1)
+    found = []
+    for sample in _samples():
+        output = max_pool.reference(*sample)
+        grad = rng.standard_normal(output.shape).astype(np.float32)
+        found.append((grad, sample[0], output, *sample[1:]))
+    return found
+
+
+def _sum_grad_samples() -> list[tuple[Any, ...]]:
+    return [
+        (grad, x.shape, k, s, pads, sizes)
+        for grad, x, _, k, s, pads, dilation, sizes in _max_grad_samples()
+        if dilation == (1, 1)
+    ]
 
 
 def _lowest(dtype: Any) -> Any:
@@ -85,7 +106,8 @@ def max_pool_grad(
     out = (xp.empty_like if exact else xp.zeros_like)(image, dtype=grad.dtype)
     free = None
     for offset in _offsets(kernel_size):
-        hit = _seen(image, offset, stride, dilation, sizes) == output
+        value = _seen(image, offset, stride, dilation, sizes)
+        hit = (value == output) | (value != value)
         if free is None:
             free = ~hit
         else:
@@ -135,6 +157,7 @@ def sum_pool(
     return out
 
 
+@kernel(_sum_grad_samples)
 def sum_pool_grad(
     grad: Any, shape: Sizes, kernel_size: Sizes, stride: Sizes, padding: Pads, sizes: Sizes
 ) -> Any:
