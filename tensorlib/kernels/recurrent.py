@@ -77,20 +77,28 @@ def _weight_grads(
     return back, gates.T @ x, hidden_gates.T @ before, *biases
 
 
-def _arrays(gates: int, states: int, has_bias: bool) -> list[Any]:
+SMALL = (4, (3, 2, 2))  # hidden size, and how many sequences are present at each step
+EQUAL = (37, (14, 14, 14, 14))
+FALLING = (16, (29, 22, 22, 5, 1))
+
+
+def _arrays(gates: int, states: int, has_bias: bool, sizes: Any = SMALL) -> list[Any]:
     rng = np.random.default_rng(0)
+    hidden, counts = sizes
 
     def draw(*shape: int) -> Any:
         return (rng.standard_normal(shape) / 2).astype(np.float32)
 
-    weights = [draw(4 * gates, 3), draw(4 * gates, 4)]
-    weights += [draw(4 * gates), draw(4 * gates)] if has_bias else [None, None]
-    return [draw(7, 3), (3, 2, 2), *(draw(3, 4) for _ in range(states)), *weights]
+    weights = [draw(hidden * gates, 3), draw(hidden * gates, hidden)]
+    weights += [draw(hidden * gates), draw(hidden * gates)] if has_bias else [None, None]
+    first = (draw(counts[0], hidden) for _ in range(states))
+    return [draw(sum(counts), 3), counts, *first, *weights]
 
 
-def _grads_of(states: int) -> list[Any]:
+def _grads_of(states: int, sizes: Any = SMALL) -> list[Any]:
     rng = np.random.default_rng(1)
-    shapes = [(7, 4)] + [(3, 4)] * states
+    hidden, counts = sizes
+    shapes = [(sum(counts), hidden)] + [(counts[0], hidden)] * states
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
@@ -103,6 +111,10 @@ def _lstm_samples() -> list[tuple[Any, ...]]:
         (*_arrays(4, 2, True), None, False),
         (*_arrays(4, 2, False), None, True),
         (*_arrays(4, 2, True), project, True),
+        (*_arrays(4, 2, True, EQUAL), None, False),
+        (*_arrays(4, 2, True, EQUAL), None, True),
+        (*_arrays(4, 2, True, FALLING), None, False),
+        (*_arrays(4, 2, False, FALLING), None, True),
     ]
 
 
@@ -161,9 +173,10 @@ def _lstm_grad_samples() -> list[tuple[Any, ...]]:
         out, _, _, gates, cells = lstm.reference(*sample)
         saved = (w_hr, reverse, b_ih is not None, out, gates, cells)
         rest = (x, sizes, h, c, w_ih, w_hh, *saved)
-        found.append((*_grads_of(2), *rest, (True, True)))
-        found.append((None, *_grads_of(2)[1:], *rest, (False, True)))
-        found.append((_grads_of(2)[0], None, None, *rest, (True, False)))
+        grads = _grads_of(2, (h.shape[1], sizes))
+        found.append((*grads, *rest, (True, True)))
+        found.append((None, *grads[1:], *rest, (False, True)))
+        found.append((grads[0], None, None, *rest, (True, False)))
     return found
 
 
@@ -237,7 +250,11 @@ def lstm_grad(
 
 
 def _gru_samples() -> list[tuple[Any, ...]]:
-    return [(*_arrays(3, 1, True), False), (*_arrays(3, 1, False), True)]
+    found = []
+    for sizes in (SMALL, EQUAL, FALLING):
+        found.append((*_arrays(3, 1, True, sizes), False))
+        found.append((*_arrays(3, 1, False, sizes), True))
+    return found
 
 
 @kernel(_gru_samples)
@@ -295,9 +312,10 @@ def _gru_grad_samples() -> list[tuple[Any, ...]]:
         x, sizes, h, w_ih, w_hh, b_ih, _, reverse = sample
         out, _, gates = gru.reference(*sample)
         rest = (x, sizes, h, w_ih, w_hh, reverse, b_ih is not None, out, gates)
-        found.append((*_grads_of(1), *rest, (True, True)))
-        found.append((None, *_grads_of(1)[1:], *rest, (False, True)))
-        found.append((*_grads_of(1), *rest, (True, False)))
+        grads = _grads_of(1, (h.shape[1], sizes))
+        found.append((*grads, *rest, (True, True)))
+        found.append((None, *grads[1:], *rest, (False, True)))
+        found.append((*grads, *rest, (True, False)))
     return found
 
 
