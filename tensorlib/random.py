@@ -22,6 +22,7 @@ from tensorlib import dtypes
 from tensorlib.autograd.tape import wrap
 from tensorlib.device import Array, device
 from tensorlib.errors import ArgumentError, DeviceError, InvalidValueError, ShapeError
+from tensorlib.kernels import mersenne
 from tensorlib.kernels.random import box_muller, fused
 
 if TYPE_CHECKING:
@@ -158,9 +159,20 @@ class Generator:
         words: Array
         if count < 512:  # where this one's overhead is the smaller
             words = self._bits.random_raw(count).astype(np.uint32)
+        elif count >= mersenne.LARGE:
+            words = self._many(mersenne.mersenne_words, count)
         else:
             words = self._source.integers(0, 1 << 32, count, np.uint32)
         return words
+
+    def _many(self, draw: Any, *arguments: Any) -> Array:
+        """The result of a kernel of `kernels.mersenne`, and the state after it."""
+        state = self._bits.state
+        words = state["state"]
+        drawn: Array
+        drawn, words["key"], words["pos"] = draw(words["key"], int(words["pos"]), *arguments)
+        self._bits.state = state
+        return drawn
 
     def _wide_words(self, count: int) -> Array:
         words = self._words(2 * count)
@@ -312,15 +324,20 @@ class Generator:
             order[i], order[place] = order[place], i
         return order
 
-    def bernoulli(self, p: Any, kind: Any, count: int | None = None) -> Array:
-        """Ones with the probabilities of the array `p` (flat), or `count` with the number `p`."""
+    def bernoulli(self, p: Any, kind: Any, count: int | None = None, one: Any = 1) -> Array:
+        """Ones with the probabilities of the array `p` (flat), or `count` with the number `p`; for
+        float32, another number `one` in their place.
+        """
+        if count is not None and count >= mersenne.LARGE and kind == np.float32:
+            with self._lock:
+                return self._many(mersenne.mersenne_bernoulli, float(p), count, np.float32(one))
         single = count is None and p.dtype != np.float64
         with self._lock:
             unit = self._unit(
                 len(p) if count is None else count, np.dtype("f4") if single else np.float64
             )
         drawn: Array = (unit < (p.astype(unit.dtype) if single else p)).astype(kind)
-        return drawn
+        return drawn if one == 1 else drawn * kind.type(one)
 
     def exponential(self, count: int, kind: Any, rate: float = 1.0) -> Array:
         """Exponential numbers of the given rate."""

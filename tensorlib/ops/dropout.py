@@ -44,10 +44,15 @@ def _dropped(
         )
     shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
     noise = wrap(np.empty(shape, x.dtype) if channels else empty_as(x, x.dtype))
-    draws.fill(noise.array, lambda n, k, _: default_generator.bernoulli(1 - p, k, n))
+    one: float = 1.0
+    if not alpha and x.dtype == np.float32:
+        one = np.divide(1, 1 - p, dtype=x.dtype)
+    draws.fill(noise.array, lambda n, k, _: default_generator.bernoulli(1 - p, k, n, one))
     if not alpha:
         if x.dtype.kind not in "fcV":
             raise DTypeError(where, f"not implemented for {input.dtype}", "floating-point numbers")
+        if x.dtype == np.float32:
+            return product(noise)
         kept = np.divide(1, 1 - p, dtype=np.float32 if x.itemsize == 2 else x.dtype)
         return product(noise.mul_(wrap(kept.astype(x.dtype))))
     scale = 1.0 / math.sqrt((_SELU_LIMIT * _SELU_LIMIT * p + 1) * (1 - p))
