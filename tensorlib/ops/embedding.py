@@ -14,9 +14,9 @@ from tensorlib.errors import (
     ShapeError,
     UnsupportedError,
 )
+from tensorlib.kernels import embedding as kernels
 from tensorlib.ops import elementwise, reduction, shape
 from tensorlib.ops._common import Array, Grads, broadcast_shapes, called, check_dtype, record, wrap
-from tensorlib.ops.indexing import add_rows
 from tensorlib.ops.shape import broadcast_to
 from tensorlib.ops.types import accepts
 
@@ -70,16 +70,11 @@ def embedding(
     rows, size = i.reshape(-1), w.shape
 
     def backward(grad: Array) -> Grads:
-        out = np.zeros_like(grad, shape=size)
-        values = grad.reshape(-1, size[1])
-        kept = rows
-        if padding_idx is not None:
-            used = rows != padding_idx
-            kept, values = rows[used], values[used]
+        values = grad.reshape(-1, size[1]) if grad.size else grad.reshape(len(rows), size[1])
         if scale_grad_by_freq:
-            values = values / np.bincount(kept, minlength=size[0])[kept][:, None].astype(grad.dtype)
-        add_rows(out, kept, values)
-        return (out,)
+            values = values / np.bincount(rows, minlength=size[0])[rows][:, None].astype(grad.dtype)
+        skipped = -1 if padding_idx is None else padding_idx
+        return (kernels.take_rows_grad(values, rows, size[0], skipped),)
 
     def smooth(grad: Any) -> Grads:
         from tensorlib.ops.indexing import index_add
@@ -93,7 +88,7 @@ def embedding(
         zeros = wrap(np.zeros(size, values.array.dtype))
         return (index_add(zeros, 0, wrap(rows), elementwise.mul(values, wrap(share))),)
 
-    return record(w[i], backward, weight, smooth=smooth)
+    return record(kernels.take_rows(w, i), backward, weight, smooth=smooth)
 
 
 def _renormalize(weight: Tensor, indices: Array, max_norm: float, norm_type: float) -> None:
