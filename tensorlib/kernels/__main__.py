@@ -5,6 +5,7 @@ tensorlib.kernels warm`: compile all of them now.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 
@@ -93,4 +94,10 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
