@@ -31,9 +31,20 @@ _HOME = str(Path(tensorlib.__file__).parent) + "/"
 _OPS = _HOME + "ops/"
 _BESIDE = {
     _HOME + name + ".py"
-    for name in ("creation", "spaced", "typed", "masked", "interop", "exporting", "fft", "special")
+    for name in (
+        "creation",
+        "spaced",
+        "typed",
+        "masked",
+        "interop",
+        "utils/dlpack",
+        "fft",
+        "special",
+    )
 }
-_INSIDE = tuple(_HOME + name for name in ("ops/", "nn/", "autograd/", "inference/", "tensor.py"))
+_INSIDE = tuple(
+    _HOME + name for name in ("ops/", "nn/", "autograd/", "inference/", "utils/", "tensor.py")
+)
 _WRAPPERS = {_OPS + "names.py", _OPS + "types.py"}
 _ASKING = {_OPS + "queries.py", _OPS + "strides.py", _HOME + "typed.py"}  # about form, not values
 _RANDOM = {_OPS + name for name in ("draws.py", "sampling.py")}

@@ -117,6 +117,7 @@ class TestRecording:
         (lambda x: tensorlib.from_numpy(x.numpy() + 1), r"numpy\(\)"),
         (lambda x: tensorlib.from_numpy(np.sin(np.asarray(x))), r"array\(\)"),
         (lambda x: x * float(x.array.mean()), r"\.array"),
+        (lambda x: tensorlib.from_numpy(np.from_dlpack(x) * 2), r"exported\w*\(\)"),
         (lambda x: x * (1 if 0.5 in x else 2), r"contains\(\)"),
         (lambda x: x + tensorlib.rand(1), "random"),
         (lambda x: x if tensorlib.equal(x, x) else -x, r"equal\(\)"),
