@@ -50,6 +50,11 @@ class Kernel:
         self._active: tuple[Override, ...] = ()
         self.__doc__ = reference.__doc__
 
+    @property
+    def overrides_active(self) -> bool:
+        """Whether another body than the reference may answer."""
+        return bool(self._active)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for override in self._active:
             if override.condition(*args, **kwargs):

@@ -7,10 +7,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tensorlib.autograd.tape import bump
 from tensorlib.errors import InvalidValueError, ShapeError
+from tensorlib.kernels.optimizer import adam_step
 from tensorlib.optim.inplace import addcdiv_, addcmul_, div_, lerp_, mul_, shift_
 from tensorlib.optim.optimizer import Group
-from tensorlib.optim.rule import Rule, check_betas, check_lr, check_options, number, scalar
+from tensorlib.optim.rule import (
+    Rule,
+    check_betas,
+    check_lr,
+    check_options,
+    gradient_like,
+    number,
+    scalar,
+)
 from tensorlib.tensor import Tensor
 
 __all__ = ["Adam"]
@@ -87,6 +97,9 @@ class Adam(Rule):
         beta1, beta2 = map(number, group["betas"])
         if group["foreach"] and isinstance(group["lr"], Tensor) and not group["capturable"]:
             raise ShapeError(f"{type(self).__name__}.step", _UNSUPPORTED.format("lr"))
+        taken, group = self._together(group, adam_step)
+        if taken:
+            self._update_together(taken, group)
         for x, g, (m, v, *top), step, (w, _, u, _) in self._live(group, self._names(group)):
             lerp_(m, g, 1 - beta1, w)
             mul_(v, beta2, w)
@@ -97,6 +110,23 @@ class Adam(Rule):
             div_(u, (1 - beta2**step) ** 0.5, w)
             shift_(u, eps)
             addcdiv_(x, m, u, -(lr / (1 - beta1**step)), w)
+
+    def _update_together(self, params: list[Tensor], group: Group) -> None:
+        lr, decay = number(group["lr"]), number(group["weight_decay"])
+        beta1, beta2 = map(number, group["betas"])
+        shrink = 1.0
+        if decay and group["decoupled_weight_decay"]:
+            shrink, decay = float(1 - lr * decay), 0.0
+        names = self._names(group)
+        rows = []
+        for param in params:
+            buffers, step = self._begin(param, group, names)
+            divisor, size = (1 - beta2**step) ** 0.5, lr / (1 - beta1**step)
+            rows.append((param.array, gradient_like(param), *buffers, float(divisor), float(size)))
+        numbers = (float(beta1), float(beta2), group["eps"], float(decay), shrink)
+        adam_step(rows, *numbers, group["maximize"])
+        for param in params:
+            bump(param)
 
 
 _UNSUPPORTED = "{} as a Tensor is not supported for capturable=False and foreach=True"

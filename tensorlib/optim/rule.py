@@ -14,6 +14,7 @@ import numpy as np
 import tensorlib
 from tensorlib.autograd.tape import bump, wrap
 from tensorlib.errors import AutogradError, InvalidValueError
+from tensorlib.kernels import Kernel
 from tensorlib.optim.inplace import add_, mul_, real_view
 from tensorlib.optim.optimizer import Array, Group, Optimizer, State, counter
 from tensorlib.tensor import Tensor
@@ -25,11 +26,14 @@ __all__ = [
     "check_betas",
     "check_lr",
     "check_options",
+    "gradient_like",
     "number",
     "scalar",
 ]
 
 BLOCK = 1 << 15
+TOGETHER = 1 << 16  # elements of a group from which on a compiled update takes them together
+_SINGLE = np.dtype(np.float32)
 
 # what one call of a rule works on: parameter, gradient, state arrays, the step (or what `advance`
 # made of it), and four scratch arrays of the parameter's shape, of which the first has the dtype
@@ -104,18 +108,7 @@ class Rule(Optimizer):
             if param._grad is None:
                 continue
             x, g = param.array, param._grad.array
-            # a rule without state leaves no entry for it
-            state = self.state[param] if names or self._counters else {}
-            if not state:
-                self._start(state, param, group)
-            step: Any = 0.0
-            if "step" in state:
-                count = state["step"].array
-                step = count.item() + 1.0
-                count[()] = step
-            if advance is not None:
-                step = advance(state, param, step)
-            buffers = [state[name].array for name in names]
+            buffers, step = self._begin(param, group, names, advance)
             if x.dtype.kind == "c":
                 x, g, buffers = real_view(x), real_view(g), [real_view(b) for b in buffers]
             pieces: Iterable[Any]
@@ -133,6 +126,49 @@ class Rule(Optimizer):
                     grad = work[1]
                 yield part, grad, arrays, step, work
             bump(param)
+
+    def _begin(
+        self,
+        param: Tensor,
+        group: Group,
+        names: tuple[str, ...],
+        advance: Callable[[State, Tensor, float], Any] | None = None,
+    ) -> tuple[list[Array], Any]:
+        """The state arrays of a parameter, and its step (or what `advance` made of it)."""
+        # a rule without state leaves no entry for it
+        state = self.state[param] if names or self._counters else {}
+        if not state:
+            self._start(state, param, group)
+        step: Any = 0.0
+        if "step" in state:
+            count = state["step"].array
+            step = count.item() + 1.0
+            count[()] = step
+        if advance is not None:
+            step = advance(state, param, step)
+        return [state[name].array for name in names], step
+
+    def _together(self, group: Group, update: Kernel) -> tuple[list[Tensor], Group]:
+        """The parameters that a compiled `update` takes in one launch, and the group with the
+        others.
+        """
+        params = group["params"]
+        if not update.overrides_active:
+            return [], group
+        size = 0
+        for param in params:
+            size += param.array.size
+        if size < TOGETHER:
+            return [], group
+        taken, others = [], []
+        for param in params:
+            x, grad = param.array, param._grad
+            if grad is not None and x.dtype == _SINGLE and grad.array.dtype == _SINGLE:
+                taken.append(param)
+            else:
+                others.append(param)
+        self._check_flags(group)
+        return taken, {**group, "params": others}
 
     def _blocks(
         self, x: Array, g: Array, buffers: list[Array]
@@ -188,6 +224,17 @@ def _scratch(x: Array, shape: tuple[int, ...]) -> Scratch:
     w = np.empty_like(x, dtype=wide, shape=shape)
     t, u, v = (np.empty_like(x, shape=shape) for _ in range(3))
     return w, t, u, v
+
+
+def gradient_like(param: Tensor) -> Array:
+    """The gradient of a parameter in memory of the same layout."""
+    assert param._grad is not None
+    x, g = param.array, param._grad.array
+    if g.strides == x.strides:
+        return g
+    made = np.empty_like(x)
+    made[...] = g
+    return made
 
 
 def number(value: Any) -> Any:

@@ -9,10 +9,11 @@ import numpy as np
 
 from tensorlib.autograd.tape import bump, wrap
 from tensorlib.errors import InvalidValueError
+from tensorlib.kernels.optimizer import sgd_step
 from tensorlib.optim import rule
 from tensorlib.optim.inplace import add_, mul_
 from tensorlib.optim.optimizer import Group, State
-from tensorlib.optim.rule import Rule, check_lr, check_options, number
+from tensorlib.optim.rule import Rule, check_lr, check_options, gradient_like, number
 from tensorlib.tensor import Tensor
 
 __all__ = ["SGD"]
@@ -80,6 +81,9 @@ class SGD(Rule):
     def _update(self, group: Group) -> None:
         lr, momentum, nesterov = -number(group["lr"]), group["momentum"], group["nesterov"]
         rest = 1 - group["dampening"]
+        taken, group = self._together(group, sgd_step)
+        if taken:
+            self._update_together(taken, group)
         if not momentum:
             if type(lr) is float and not group["maximize"] and not group["weight_decay"]:
                 self._check_flags(group)
@@ -100,6 +104,19 @@ class SGD(Rule):
                 add_(x, t, lr, w)
             else:
                 add_(x, buffer, lr, w)
+
+    def _update_together(self, params: list[Tensor], group: Group) -> None:
+        momentum = group["momentum"]
+        names, advance = (("momentum_buffer",), self._buffer) if momentum else ((), None)
+        rows = []
+        for param in params:
+            buffers, first = self._begin(param, group, names, advance)
+            rows.append((param.array, gradient_like(param), *buffers, float(first)))
+        numbers = (group["lr"], momentum, 1 - group["dampening"], group["weight_decay"])
+        flags = bool(momentum and group["nesterov"]), group["maximize"]
+        sgd_step(rows, *(float(number(value)) for value in numbers), *flags)
+        for param in params:
+            bump(param)
 
     def _small_steps(self, group: Group, lr: float) -> Group:
         """Update the small parameters of the plain rule at once, whose time is that of Python;

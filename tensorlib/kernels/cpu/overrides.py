@@ -13,5 +13,5 @@ from tensorlib.kernels.cpu import mersenne as mersenne
 from tensorlib.kernels.cpu import normalization as normalization
 from tensorlib.kernels.cpu import optimizer as optimizer
 from tensorlib.kernels.cpu import pooling as pooling
-from tensorlib.kernels.cpu import softmax as softmax
 from tensorlib.kernels.cpu import recurrent as recurrent
+from tensorlib.kernels.cpu import softmax as softmax

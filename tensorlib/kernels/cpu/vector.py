@@ -2,10 +2,10 @@
 
 `load(address)`, `store(address, v)` and their `_part` forms (the first `n` lanes only, other lanes
 zero) touch memory; `splat(x)` repeats a number; `+ - * /`, unary `-`, `fma(a, b, c) = a * b + c`
-and `sqrt` work lane by lane. `maximum`, `minimum` pass NaN on as PyTorch's do: a NaN in either
-operand gives NaN. `less(a, b)` and its kin, and `lanes(n)` (the first n), give masks for
-`select(mask, a, b)`. `total(v)` adds the lanes. `exp expm1 sigmoid tanh erf log log1p` are
-polynomials with errors of a few ulp.
+and `sqrt` work lane by lane; `times(a, b)` is a product that is rounded before anything is added.
+`maximum`, `minimum` pass NaN on as PyTorch's do: a NaN in either operand gives NaN. `less(a, b)`
+and its kin, and `lanes(n)` (the first n), give masks for `select(mask, a, b)`. `total(v)` adds the
+lanes. `exp expm1 sigmoid tanh erf log log1p` are polynomials with errors of a few ulp.
 
 `stream(address, v)` writes, without reading the line first, what is too large to stay in the cache
 (the address divisible by BYTES); `settle(0)` at the end of a task that does so.
@@ -190,6 +190,9 @@ store_part = _make(
 )
 splat = _make(vector, (_f32,), emit_splat)
 fma = _make(vector, (vector, vector, vector), lambda b, x, y, z: emit_call(b, "fma", x, y, z))
+times = _make(  # Numba lets LLVM fuse every product; the fence does not
+    vector, (vector, vector), lambda b, x, y: emit_call(b, "arithmetic.fence", b.fmul(x, y))
+)
 sqrt = _make(vector, (vector,), lambda b, x: emit_call(b, "sqrt", x))
 absolute = _make(vector, (vector,), lambda b, x: emit_call(b, "fabs", x))
 less = _make(mask, (vector, vector), lambda b, x, y: b.fcmp_ordered("<", x, y))
