@@ -21,6 +21,7 @@ from tensorlib.ops.strides import is_channels_last
 __all__ = ["Geometry"]
 
 _direct, _winograd, _gemm = Tasks("convolution"), Tasks("winograd"), Tasks("gemm")
+_depthwise = Tasks("depthwise")
 
 LEAST = 1 << 17  # multiply-adds from which a compiled body is faster, about 50 us
 TILES = 12  # 2x2 outputs that Winograd's passes take at a time, for few channels
@@ -371,7 +372,7 @@ def depthwise_forward(
     g = _of_forward(x, w, stride, padding, dilation, groups)
     out, image, taps = _outputs(g), channels_last(_as_image(x)), _taps(w)
     shift = None if bias is None else np.ascontiguousarray(bias)
-    _direct.depthwise(
+    _depthwise.convolve(
         g.images * g.out_height, address(image), address(taps), address(out), _where(shift),
         -INFINITY, INFINITY, g.channels, *g.window,
     )  # fmt: skip

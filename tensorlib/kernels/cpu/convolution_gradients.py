@@ -19,6 +19,7 @@ from tensorlib.kernels.cpu.convolution import (
     GAP,
     Geometry,
     _as_image,
+    _depthwise,
     _direct,
     _innermost,
     _input_applies,
@@ -100,7 +101,7 @@ def depthwise_input_grad(
     g = _of_gradient(grad.shape, w.shape, shape, stride, padding, dilation, groups)
     out = empty((g.images, g.height, g.width, g.channels))
     image, taps = channels_last(_as_image(grad)), _taps(w)
-    _direct.depthwise_back(
+    _depthwise.backward(
         g.images * g.height, address(image), address(taps), address(out), g.channels, *g.window
     )
     return _result(out, _innermost(grad, w), grad.ndim)
@@ -241,7 +242,7 @@ def depthwise_weight_grad(
     rows = g.images * g.out_height
     count, step = blocks(rows, 4, 32)
     sums = empty((count, g.taps, g.channels))
-    _direct.depthwise_weights(
+    _depthwise.weight_sums(
         count, address(image), address(back), address(sums), rows, step, g.channels, *g.window
     )
     return np.ascontiguousarray(sums.sum(0).T).reshape(shape)
