@@ -25,7 +25,8 @@ _run = Tasks("matrix")
 
 LEAST = 1 << 20  # multiplications; below, one thread of BLAS is as fast
 FEW = 192  # rows for which packing the other operand would cost too much
-DEPTH = 256  # of the tasks
+DEPTH = 288  # at most, of a part whose panels stay in the nearest cache
+TOGETHER = 4  # panels that a block of `pack` makes
 WIDEST = 64  # panels that a block packs for itself
 
 
@@ -86,12 +87,18 @@ def _readable(x: Any) -> Any:
     return x if x.strides[-1] == 4 or x.strides[-2] == 4 else np.ascontiguousarray(x)
 
 
-def _grid(batch: int, tiles: int, panels: int, whole: bool) -> tuple[int, int]:
+def _deep(depth: int) -> int:
+    """The depth of a part: as many equal ones as needed."""
+    parts = -(-depth // DEPTH)
+    return -(-depth // parts)
+
+
+@cache
+def _grid(threads: int, batch: int, tiles: int, panels: int, whole: bool) -> tuple[int, int]:
     """Into how many blocks rows and columns are cut: four for each thread where that is worth it;
     `whole`: rows are cut first, for blocks need not pack columns.
     """
-    threads = runtime().threads()
-    wanted = -(-4 * threads // batch) if threads > 1 else 1
+    wanted = -(-4 * threads // batch)
     if whole:
         down = min(wanted, -(-tiles // 4))
         return down, max(1, min(panels, wanted // down))
@@ -116,12 +123,12 @@ def _matrices(a: Any, b: Any, bias: Any, out: Any, low: float, high: float) -> N
     panels, tiles = -(-columns // panel), -(-rows // height)
     direct = a.strides[2] == 4
     shared = count == 1 and direct and rows > FEW
-    down, across = _grid(count, tiles, panels, shared)
+    down, across = _grid(runtime().threads(), count, tiles, panels, shared)
     packed: Any = None
     if shared:
         packed = _packed(b[0], panel)
     width = 0 if shared else -(-panels // across)
-    size = 4 * DEPTH * (width * panel + (0 if direct else 16 * height)) + 64
+    size = 4 * _deep(depth) * (width * panel + (0 if direct else 16 * height)) + 64
     memory, stride = scratch(size)
     _run.multiply(
         count * down * across,
@@ -136,6 +143,7 @@ def _matrices(a: Any, b: Any, bias: Any, out: Any, low: float, high: float) -> N
         0 if packed is None else address(packed),
         rows,
         depth,
+        _deep(depth),
         columns,
         address(_zeros() if bias is None else bias),
         0 if bias is None else 4 * panel,
@@ -156,13 +164,14 @@ def _packed(b: Any, panel: int) -> Any:
     depth, columns = b.shape
     panels = -(-columns // panel)
     found = empty((panels * panel * depth,))
-    parts = -(-depth // DEPTH)
+    parts = -(-depth // _deep(depth))
     _run.pack(
-        panels * parts,
+        -(-panels // TOGETHER) * parts,
         address(b),
         b.strides[0],
         b.strides[1],
         depth,
+        _deep(depth),
         columns,
         panels,
         address(found),
@@ -185,6 +194,7 @@ def _flipped(a: Any, b: Any, bias: Any, out: Any, low: float, high: float) -> No
         address(packed),
         rows,
         b.shape[0],
+        _deep(b.shape[0]),
         a.shape[0],
         0 if bias is None else address(bias),
         address(_zeros()),

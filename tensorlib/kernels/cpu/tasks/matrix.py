@@ -1,6 +1,6 @@
 """Products of matrices with any strides: operands packed into what the register block reads.
 
-A product is cut in depth (DEPTH numbers: a panel stays in the nearest cache) and in rows and
+A product is cut in depth (`deep` numbers: a panel stays in the nearest cache) and in rows and
 columns of the output. Every number of the output is summed over the depth in one fixed order, so
 that the cut in rows and columns may follow the number of threads.
 """
@@ -13,8 +13,8 @@ from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
 from tensorlib.kernels.cpu.tasks.panels import (
     PANEL,
     ROWS,
+    TOGETHER,
     columns_block,
-    pack_panel,
     pack_panels,
     pack_tiles,
     rows_block,
@@ -30,22 +30,31 @@ from tensorlib.kernels.cpu.vector import (
     store_part,
 )
 
-DEPTH = 256
 CHUNK = 16 * ROWS  # rows of a block that are used with all panels before the next ones
 
 
 @task
 def pack(
-    block, worker, b: ptr, step: i64, stride: i64, depth: i64, columns: i64, panels: i64, out: ptr
+    block,
+    worker,
+    b: ptr,
+    step: i64,
+    stride: i64,
+    depth: i64,
+    deep: i64,
+    columns: i64,
+    panels: i64,
+    out: ptr,
 ):
-    """Panel `block % panels` of part `block // panels` of the depth."""
-    part = block // panels
-    n = block - part * panels
-    first = part * DEPTH
-    size = min(DEPTH, depth - first)
+    """TOGETHER panels of a part of the depth."""
+    groups = (panels + TOGETHER - 1) // TOGETHER
+    part = block // groups
+    n = (block - part * groups) * TOGETHER
+    first = part * deep
+    size = min(deep, depth - first)
     source = b + first * step + n * PANEL * stride
     target = out + (first * panels + n * size) * PANEL * 4
-    pack_panel(source, step, stride, size, min(PANEL, columns - n * PANEL), target)
+    pack_panels(source, step, stride, size, min(TOGETHER * PANEL, columns - n * PANEL), target)
 
 
 @inner
@@ -122,6 +131,7 @@ def multiply(
     packed: ptr,
     rows: i64,
     depth: i64,
+    deep: i64,
     columns: i64,
     bias: ptr,
     bias_panel: i64,
@@ -149,11 +159,11 @@ def multiply(
     left, right = x * panels // across, (x + 1) * panels // across
     top, bottom = y * tiles // down * ROWS, min(rows, (y + 1) * tiles // down * ROWS)
     mine = scratch + worker * scratch_stride
-    own_rows = mine + (right - left) * DEPTH * PANEL * 4
+    own_rows = mine + (right - left) * deep * PANEL * 4
     target = out + batch * out_batch
     direct = a_step == 4
-    for first in range(0, depth, DEPTH):
-        size = min(DEPTH, depth - first)
+    for first in range(0, depth, deep):
+        size = min(deep, depth - first)
         last = first + size >= depth
         floor = low if last else np.float32(-np.inf)
         ceiling = high if last else np.float32(np.inf)
@@ -199,6 +209,7 @@ def multiply_flipped(
     packed: ptr,
     rows: i64,
     depth: i64,
+    deep: i64,
     columns: i64,
     bias: ptr,
     zeros: ptr,
@@ -223,8 +234,8 @@ def multiply_flipped(
     ):
         count = min(ROWS, rows - m)
         for n in range(panels):
-            for first in range(0, depth, DEPTH):
-                size = min(DEPTH, depth - first)
+            for first in range(0, depth, deep):
+                size = min(deep, depth - first)
                 rows_block(
                     a + m * a_stride + 4 * first,
                     a_stride,

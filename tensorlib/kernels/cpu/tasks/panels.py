@@ -17,6 +17,7 @@ from tensorlib.kernels.cpu.vector import (
     I64,
     LANES,
     VECTOR,
+    constant,
     emit_call,
     emit_load,
     emit_load_part,
@@ -31,12 +32,14 @@ from tensorlib.kernels.cpu.vector import (
     store_f32,
     store_part,
 )
+from tensorlib.kernels.cpu.wide import prefetch
 
 ROWS = host.blocking().rows
 VECTORS = host.blocking().vectors
 PANEL = host.blocking().panel
 UNROLLED = 4
 TOGETHER = 4  # panels that are packed at the same time
+AHEAD = 12  # rows of memory that are fetched before they are packed
 VECTORS_OF_ROWS = -(-ROWS // LANES)
 
 
@@ -44,51 +47,56 @@ def _number(value: int) -> Any:
     return ir.Constant(I64, value)
 
 
-def _fill(b: Any, sums: Any, start: Any, stride: Any, columns: Any) -> None:
-    """Begin the sums with the rows at `start`."""
-    whole = b.icmp_signed(">=", columns, _number(PANEL))
-    with b.if_else(whole) as (full, partial):
-        with full:
-            for i, row in enumerate(sums):
-                for j, slot in enumerate(row):
-                    at = b.add(b.add(start, b.mul(stride, _number(i))), _number(j * BYTES))
-                    b.store(emit_load(b, at), slot)
-        with partial:
-            for i, row in enumerate(sums):
-                for j, slot in enumerate(row):
-                    at = b.add(b.add(start, b.mul(stride, _number(i))), _number(j * BYTES))
-                    left = b.sub(columns, _number(j * LANES))
-                    b.store(emit_load_part(b, at, left), slot)
-
-
-def _expect(b: Any, out: Any, stride: Any) -> None:
-    """Fetch what is stored at the end while the depth runs."""
+def _expect(b: Any, start: Any, start_stride: Any, out: Any, stride: Any) -> None:
+    """Fetch what is read and stored at the end while the depth runs."""
     for i in range(ROWS):
+        emit_prefetch(b, b.add(start, b.mul(start_stride, _number(i))), False)
         emit_prefetch(b, b.add(out, b.mul(stride, _number(i))), True)
 
 
-def _finish(b: Any, sums: Any, out: Any, stride: Any, count: Any, columns: Any, clamp: Any) -> None:
-    """Store `count` rows and `columns` columns of the clamped sums."""
+def _finish(
+    b: Any,
+    sums: Any,
+    start: tuple[Any, Any],
+    out: tuple[Any, Any],
+    count: Any,
+    columns: Any,
+    clamp: Any,
+) -> None:
+    """Store `count` rows and `columns` columns of the sums and what they start with, clamped;
+    `start` and `out` are an address and a stride.
+    """
     low, high = (emit_splat(b, value) for value in clamp)
 
-    def clamped(slot: Any) -> Any:
-        value = b.load(slot)
+    def clamped(slot: Any, more: Any) -> Any:
+        value = b.fadd(b.load(slot), more)
         value = b.select(b.fcmp_ordered("<", value, low), low, value)
         return b.select(b.fcmp_ordered(">", value, high), high, value)
 
     whole = b.icmp_signed(">=", columns, _number(PANEL))
     for i, row in enumerate(sums):
         with b.if_then(b.icmp_signed(">", count, _number(i))):
-            address = b.add(out, b.mul(stride, _number(i)))
+            source, target = (b.add(at, b.mul(by, _number(i))) for at, by in (start, out))
             with b.if_else(whole) as (full, partial):
                 with full:
                     for j, slot in enumerate(row):
-                        emit_store(b, clamped(slot), b.add(address, _number(j * BYTES)))
+                        more = emit_load(b, b.add(source, _number(j * BYTES)))
+                        emit_store(b, clamped(slot, more), b.add(target, _number(j * BYTES)))
                 with partial:
                     for j, slot in enumerate(row):
                         left = b.sub(columns, _number(j * LANES))
-                        at = b.add(address, _number(j * BYTES))
-                        emit_store_part(b, clamped(slot), at, left)
+                        more = emit_load_part(b, b.add(source, _number(j * BYTES)), left)
+                        at = b.add(target, _number(j * BYTES))
+                        emit_store_part(b, clamped(slot, more), at, left)
+
+
+def _zeros(b: Any) -> list[list[Any]]:
+    """The sums, in registers once LLVM has promoted the slots."""
+    sums = [[cgutils.alloca_once(b, VECTOR) for _ in range(VECTORS)] for _ in range(ROWS)]
+    for row in sums:
+        for slot in row:
+            b.store(constant(0.0), slot)
+    return sums
 
 
 def _step(b: Any, sums: Any, scalars: list[Any], panel: Any) -> None:
@@ -123,10 +131,9 @@ def rows_block(
         b = builder
         a, a_stride, panel, depth, start, start_stride, out, out_stride = args[:8]
         count, columns, low, high = args[8:]
-        sums = [[cgutils.alloca_once(b, VECTOR) for _ in range(VECTORS)] for _ in range(ROWS)]
+        sums = _zeros(b)
         last = b.sub(count, _number(1))
-        _expect(b, out, out_stride)
-        _fill(b, sums, start, start_stride, columns)
+        _expect(b, start, start_stride, out, out_stride)
         at_rows = [cgutils.alloca_once(b, I64) for _ in range(ROWS)]
         for i, slot in enumerate(at_rows):  # rows that do not exist repeat the last one
             place = b.select(b.icmp_signed("<", last, _number(i)), last, _number(i))
@@ -147,7 +154,7 @@ def rows_block(
             steps(UNROLLED)
         with cgutils.for_range(b, b.srem(depth, _number(UNROLLED))):
             steps(1)
-        _finish(b, sums, out, out_stride, count, columns, (low, high))
+        _finish(b, sums, (start, start_stride), (out, out_stride), count, columns, (low, high))
         return context.get_dummy_value()
 
     return types.void(*(types.int64,) * 10, types.float32, types.float32), generate
@@ -178,9 +185,8 @@ def columns_block(
         b = builder
         a, a_stride, panel, panel_stride, depth, start, start_stride, out, out_stride = args[:9]
         count, columns, low, high = args[9:]
-        sums = [[cgutils.alloca_once(b, VECTOR) for _ in range(VECTORS)] for _ in range(ROWS)]
-        _expect(b, out, out_stride)
-        _fill(b, sums, start, start_stride, columns)
+        sums = _zeros(b)
+        _expect(b, start, start_stride, out, out_stride)
         at_a, at_b = cgutils.alloca_once(b, I64), cgutils.alloca_once(b, I64)
         b.store(a, at_a)
         b.store(panel, at_b)
@@ -196,10 +202,43 @@ def columns_block(
                 step()
         with cgutils.for_range(b, b.srem(depth, _number(UNROLLED))):
             step()
-        _finish(b, sums, out, out_stride, count, columns, (low, high))
+        _finish(b, sums, (start, start_stride), (out, out_stride), count, columns, (low, high))
         return context.get_dummy_value()
 
     return types.void(*(types.int64,) * 11, types.float32, types.float32), generate
+
+
+def _mixed(b: Any, x: Any, y: Any, group: list[int]) -> Any:
+    """In each four lanes, those of x (0 to 3) and y (4 to 7) that `group` lists."""
+    lanes = [
+        k + base if k < 4 else k - 4 + base + LANES for base in range(0, LANES, 4) for k in group
+    ]
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, LANES), lanes))
+
+
+def _turned(b: Any, rows: list[Any]) -> list[Any]:
+    """The transpose of LANES vectors: blocks of 4 x 4 within themselves, then the blocks."""
+    parts: list[list[Any]] = [[] for _ in range(4)]  # [column of four][rows / 4]
+    for i in range(0, LANES, 4):
+        r = rows[i : i + 4]
+        a, c = (_mixed(b, r[k], r[k + 1], [0, 4, 1, 5]) for k in (0, 2))
+        d, e = (_mixed(b, r[k], r[k + 1], [2, 6, 3, 7]) for k in (0, 2))
+        for k, (x, y) in enumerate(((a, c), (d, e))):
+            parts[2 * k].append(_mixed(b, x, y, [0, 1, 4, 5]))
+            parts[2 * k + 1].append(_mixed(b, x, y, [2, 3, 6, 7]))
+    kind, half = ir.VectorType(I32, LANES), LANES // 2
+    # vectors i and i + half with their groups of four interleaved, log2(LANES / 4) times
+    low = [i % 4 + i // 8 * 4 + i // 4 % 2 * LANES for i in range(LANES)]
+    high = [half + i for i in low]
+    for _ in range((LANES // 4).bit_length() - 1):
+        for k, vectors in enumerate(parts):
+            count = len(vectors) // 2
+            parts[k] = [
+                b.shuffle_vector(vectors[i], vectors[i + count], ir.Constant(kind, lanes))
+                for i in range(count)
+                for lanes in (low, high)
+            ]
+    return [parts[i % 4][i // 4] for i in range(LANES)]
 
 
 @intrinsic
@@ -210,17 +249,7 @@ def turn(context: Any, source: Any, stride: Any, out: Any, out_stride: Any) -> A
         b = builder
         source, stride, out, out_stride = args
         rows = [emit_load(b, b.add(source, b.mul(stride, _number(i)))) for i in range(LANES)]
-        half = LANES // 2
-        # rows i and i + half interleaved: log2(LANES) rounds of it transpose
-        kind = ir.VectorType(I32, LANES)
-        low = ir.Constant(kind, [i // 2 + (i % 2) * LANES for i in range(LANES)])
-        high = ir.Constant(kind, [half + i // 2 + (i % 2) * LANES for i in range(LANES)])
-        for _ in range(LANES.bit_length() - 1):
-            mixed = []
-            for i in range(half):
-                mixed.append(b.shuffle_vector(rows[i], rows[i + half], low))
-                mixed.append(b.shuffle_vector(rows[i], rows[i + half], high))
-            rows = mixed
+        rows = _turned(b, rows)
         for i, row in enumerate(rows):
             emit_store(b, row, b.add(out, b.mul(out_stride, _number(i))))
         return context.get_dummy_value()
@@ -286,6 +315,7 @@ def pack_panels(source, step, stride, depth, columns, out):
                 place = source + k * step + n * PANEL * 4
                 target = out + n * size + k * PANEL * 4
                 for i in range(TOGETHER):
+                    prefetch(place + AHEAD * step + i * PANEL * 4)
                     for j in range(VECTORS):
                         store(
                             target + i * size + j * BYTES, load(place + i * PANEL * 4 + j * BYTES)
@@ -309,6 +339,7 @@ def pack_tiles(source, stride, step, depth, rows, out):
             for k in range(depth):
                 place = source + k * step + m * 4
                 target = base + k * ROWS * 4
+                prefetch(place + AHEAD * step)
                 for i in range(TOGETHER):
                     for j in range(VECTORS_OF_ROWS - 1):
                         at = target + i * size + j * BYTES
