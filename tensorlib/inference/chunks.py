@@ -2,8 +2,8 @@
 the next one reads it.
 
 Calls that follow each other on images of one size form a stage. Where a whole batch of its values
-is larger than the last cache, the stage runs in chunks of a batch, and values that nobody
-outside reads have memory for one chunk only.
+is larger than the last cache, the stage runs in chunks of a batch, together with neighbours whose
+chunks are of about that size; values that nobody outside reads have memory for one chunk only.
 """
 
 from __future__ import annotations
@@ -60,27 +60,44 @@ def grouped(parts: list[Lowered], most: int, outside: set[int]) -> list[Group]:
     """Calls of a segment in groups, for batches of up to `most`; `outside` are values that others
     read.
     """
-    found = []
+    found: list[Group] = []
     for stage, run in groupby(parts, key=_stage):
         group = Group(list(run), most)
+        if stage is not None:
+            group.chunk = min(most, _chunk(group))
+        last = found[-1] if found else None
+        if last is not None and last.chunk < most and group.chunk < most:
+            least, largest = sorted((last.chunk, group.chunk))
+            if largest <= 2 * least:  # near enough: what passes between them stays in the cache
+                last.parts += group.parts
+                last.chunk = least
+                continue
         found.append(group)
-        if stage is None or len(group.parts) < 2:
-            continue
-        sizes = [_footprint(part) for part in group.parts]
-        if None in sizes:
-            continue
-        chunk = 1 << int(math.log2(max(1, _cache_bytes() // max(s for s in sizes if s))))
-        if chunk >= most:
-            continue
-        made = {part.output for part in group.parts}
-        read = {i for other in parts if other not in group.parts for i in other.sources}
-        local = made - read - outside
-        for part in group.parts:  # one memory of two values: both or none
-            if part.same is not None and not {part.same, part.output} <= local:
-                local -= {part.same, part.output}
-        if local:
-            group.chunk, group.local = chunk, local
+    for group in found:
+        if group.chunk < most:
+            group.local = _local(group, parts, outside)
+            if not group.local:
+                group.chunk = most
     return found
+
+
+def _chunk(group: Group) -> int:
+    """How many examples of the largest call fit in the cache, a power of two."""
+    sizes = [_footprint(part) for part in group.parts]
+    if None in sizes:
+        return 1 << 62
+    return 1 << int(math.log2(max(1, _cache_bytes() // max(1, *(s for s in sizes if s)))))
+
+
+def _local(group: Group, parts: list[Lowered], outside: set[int]) -> set[int]:
+    """Values that nobody outside a group reads."""
+    own = {id(part) for part in group.parts}
+    read = {i for part in parts if id(part) not in own for i in part.sources}
+    local = {part.output for part in group.parts} - read - outside
+    for part in group.parts:  # one memory of two values: both or none
+        if part.same is not None and not {part.same, part.output} <= local:
+            local -= {part.same, part.output}
+    return local
 
 
 def _stage(part: Lowered) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from tensorlib.inference.graph import Graph
 from tensorlib.inference.templates import Ref, size_at
 from tensorlib.inference.trace import Call, Value
+from tensorlib.kernels.cpu import runtime
 
 __all__ = ["Lowered", "NotLowered", "Space", "lower", "lowering"]
 
@@ -71,6 +72,9 @@ class Space:
 
     def add(self, tasks: Any, name: str, blocks: int, *arguments: Any) -> None:
         """A row: `blocks` blocks of a task."""
+        wanted = runtime().loader.arguments(tasks._family, name)
+        if len(arguments) != wanted:  # compiled code would read past them
+            raise TypeError(f"{name} takes {wanted} arguments, {len(arguments)} given")
         if blocks > 0:
             self.rows.append((tasks.address(name), blocks, arguments))
 

@@ -12,7 +12,7 @@ from tensorlib.inference.templates import Pack, Ref, size_at
 from tensorlib.kernels.cpu import Tasks, address
 from tensorlib.kernels.cpu import convolution as conv
 
-_direct, _winograd = Tasks("convolution"), Tasks("winograd")
+_direct, _winograd, _each = Tasks("convolution"), Tasks("winograd"), Tasks("depthwise")
 INFINITY = float("inf")
 
 
@@ -75,7 +75,7 @@ class Convolution(_Linear):
             raise NotLowered("images alone have a compiled convolution")
         given = call.arguments
         self.groups = given["groups"]
-        self.stride, self.dilation = _two(given["stride"]), _two(given["dilation"])
+        self.stride, self.dilation = two_numbers(given["stride"]), two_numbers(given["dilation"])
         self.padding = self._pads(given["padding"])
         w = self.weight
         if not w.size:
@@ -104,7 +104,7 @@ class Convolution(_Linear):
         if padding == "valid":
             return 0, 0
         if padding != "same":
-            return _two(padding)
+            return two_numbers(padding)
         totals = [d * (k - 1) for d, k in zip(self.dilation, self.weight.shape[2:], strict=True)]
         if any(t % 2 for t in totals):
             raise NotLowered("padding='same' pads one side more than the other")
@@ -168,13 +168,13 @@ class Convolution(_Linear):
     def _depthwise(self, space: Space) -> None:
         g = self.geometry(space.n)
         space.add(
-            _direct, "depthwise", g.images * g.out_height, space.at(self.input.index),
+            _each, "convolve", g.images * g.out_height, space.at(self.input.index),
             address(self.packed), space.at(self.output), _where(self.added), *self.limits,
             g.channels, *g.window,
         )  # fmt: skip
 
 
-def _two(value: Any) -> tuple[int, int]:
+def two_numbers(value: Any) -> tuple[int, int]:
     """One number for both dimensions, or one each."""
     if type(value) is Pack:
         value = value.items * 2 if len(value.items) == 1 else value.items

@@ -103,6 +103,51 @@ def test_products(limit, shape):
     assert segments(compiled)
 
 
+POOLS = {
+    "max": nn.MaxPool2d(3, 2, 1),
+    "max dilated": nn.MaxPool2d((2, 3), dilation=2),
+    "max ceil": nn.MaxPool2d(2, ceil_mode=True),
+    "average": nn.AvgPool2d(3, 2, 1),
+    "average ceil": nn.AvgPool2d(2, ceil_mode=True),
+    "average inside": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+    "divisor": nn.AvgPool2d(2, divisor_override=3),
+    "global": nn.AdaptiveAvgPool2d(1),
+    "adaptive": nn.AdaptiveAvgPool2d((3, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_pools(kind):
+    model = nn.Sequential(
+        nn.Conv2d(3, 21, 3), nn.SiLU(), POOLS[kind], nn.Flatten(), nn.LazyLinear(5)
+    ).eval()
+    model(tensorlib.randn(1, 3, 12, 15))
+    compiled = inference.compile(model, tensorlib.randn(3, 3, 12, 15))
+    for n in (3, 1, 7):
+        expect_same(compiled, model, tensorlib.randn(n, 3, 12, 15))
+    whole = kind not in ("average ceil", "average inside", "adaptive")
+    assert len(segments(compiled)) == (1 if whole else 2)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_means_sums_and_products(keep):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 18, 3, padding=1), nn.Conv2d(4, 18, 1)
+
+        def forward(self, x):
+            y, z = self.a(x), self.b(x)
+            total = F.gelu(y) * F.leaky_relu(z) + F.hardswish(y)
+            return total.mean((-1, 2), keepdim=keep)
+
+    model = Model().eval()
+    compiled = inference.compile(model, tensorlib.randn(3, 4, 9, 7))
+    assert len(segments(compiled)) == 1
+    for n in (3, 2, 5):
+        expect_same(compiled, model, tensorlib.randn(n, 4, 9, 7))
+
+
 def test_one_value_is_the_residual_of_both():
     class Model(nn.Module):
         def __init__(self):
