@@ -16,7 +16,7 @@ from tensorlib.inference.segment import Arena, Segment
 from tensorlib.inference.steps import Step
 from tensorlib.inference.templates import Ref, decode, leaves, size_at
 from tensorlib.inference.trace import Call
-from tensorlib.kernels import Unsupported
+from tensorlib.kernels import Unsupported, choice
 
 __all__ = ["Program"]
 
@@ -120,6 +120,8 @@ def _chosen(graph: Graph, calls: list[Call]) -> list[Any]:
     from tensorlib.inference import lowered  # registers them
 
     assert lowered is not None
+    if choice() == "reference":
+        return ["TENSORLIB_KERNELS=reference"] * len(calls)
     pinned = {graph.values[i].memory for call in calls for i in call.changed}
     chosen: list[Any] = []
     for call in calls:

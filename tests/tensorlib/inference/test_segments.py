@@ -189,6 +189,25 @@ def test_an_example_gives_the_same_bits_in_any_batch_and_with_any_threads():
         assert np.array_equal(compiled(x[:n]).array, whole[:n])
 
 
+def test_reference_kernels_alone(monkeypatch):
+    model = models.get_model("small_cnn").eval()
+    monkeypatch.setenv("TENSORLIB_KERNELS", "reference")
+    compiled = inference.compile(model, tensorlib.randn(2, 1, 28, 28))
+    assert not segments(compiled)
+    assert "TENSORLIB_KERNELS=reference" in compiled.summary()
+    expect_same(compiled, model, tensorlib.randn(2, 1, 28, 28))
+
+
+def test_where_nothing_can_be_compiled(monkeypatch):
+    def absent(*arguments):
+        raise Unsupported("no compiled kernels on this machine")
+
+    model = models.get_model("small_cnn").eval()
+    monkeypatch.setattr("tensorlib.kernels.cpu.convolution.panel", absent)
+    compiled = inference.compile(model, tensorlib.randn(2, 1, 28, 28))
+    assert "no compiled kernels on this machine" in compiled.summary()
+
+
 def test_chunks_give_the_same_bits(monkeypatch):
     model = models.get_model("resnet50").eval()
     x = tensorlib.randn(5, 3, 64, 64)
