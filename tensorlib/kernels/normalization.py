@@ -185,16 +185,54 @@ def scale_shift(x: Any, scale: Any, shift: Any, relu: bool = False, residual: An
 
 
 def _row_samples() -> list[tuple[Any, ...]]:
-    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    return [(x, 1e-5)]
+    rng = np.random.default_rng(0)
+    found: list[tuple[Any, ...]] = []
+    for shape in ((4, 6), (70, 37), (5, 1030), (33, 64), (3, 1)):
+        rows = rng.standard_normal(shape).astype(np.float32) + np.float32(1)
+        weight, bias = rng.standard_normal((2, shape[1])).astype(np.float32)
+        found += [(rows, weight, bias, 1e-5), (rows, None, None, 1e-3), (rows, weight, None, 1e-5)]
+    wild = rows.repeat(9, 1)
+    wild[0, 3] = np.nan
+    return [*found, (rows.repeat(40, 1).T, None, None, 1e-5), (wild, None, None, 1e-5)]
+
+
+def _row_grad_samples() -> list[tuple[Any, ...]]:
+    rng = np.random.default_rng(1)
+    found = []
+    for rows, weight, bias, eps in _row_samples()[:-1]:
+        _, mean, invstd = layer_norm.reference(rows, weight, bias, eps)
+        grad = rng.standard_normal(rows.shape).astype(np.float32)
+        found.append((grad, rows, mean, invstd, weight, bias is not None))
+    return found
 
 
 @kernel(_row_samples)
-def row_norm(rows: Any, eps: float) -> Any:
-    """`(normalised, 1/std)` of each row of [M, D]."""
+def layer_norm(rows: Any, weight: Any, bias: Any, eps: float) -> Any:
+    """`(output, mean, 1/std)` of each row of [M, D] normalised, times `weight` plus `bias` [D]."""
     count = rows.shape[-1]
-    out = rows - np.add.reduce(rows, -1, keepdims=True) / count
-    variance = np.einsum("ij,ij->i", out, out)[:, None] / count
-    invstd = 1 / np.sqrt(variance + rows.dtype.type(eps))
+    mean = np.add.reduce(rows, -1, keepdims=True) / count
+    out = rows - mean
+    invstd = 1 / np.sqrt(np.einsum("ij,ij->i", out, out)[:, None] / count + rows.dtype.type(eps))
     out *= invstd
-    return out, invstd
+    if weight is not None:
+        out *= weight
+    if bias is not None:
+        out += bias
+    return out, mean, invstd
+
+
+@kernel(_row_grad_samples)
+def layer_norm_grad(grad: Any, rows: Any, mean: Any, invstd: Any, weight: Any, bias: bool) -> Any:
+    """Gradients for input, weight and bias of `layer_norm`, None where there is none."""
+    hat = rows - mean
+    hat *= invstd
+    inner = grad if weight is None else grad * weight
+    count = rows.shape[-1]
+    centre = inner.sum(-1, keepdims=True) / count
+    along = np.einsum("ij,ij->i", inner, hat)[:, None] / count
+    dx = (inner - centre - hat * along) * invstd
+    return (
+        dx,
+        None if weight is None else column_sums(grad * hat),
+        column_sums(grad) if bias else None,
+    )

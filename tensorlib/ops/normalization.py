@@ -104,9 +104,7 @@ def batch_norm_relu(
     added = residual is not None
 
     def backward(grad: Array) -> Grads:
-        parts = kernels.batch_norm_relu_train_grad(
-            grad, x, output, mean, invstd, w, offset, added
-        )
+        parts = kernels.batch_norm_relu_train_grad(grad, x, output, mean, invstd, w, offset, added)
         return (
             parts[0],
             *((parts[1],) if weight is not None else ()),
@@ -301,30 +299,34 @@ def layer_norm(
             raise ShapeError("layer_norm", f"{name} has shape {value.array.shape}", f"{sizes}")
     axes = tuple(range(x.ndim - n, x.ndim))
     lead = tuple(range(x.ndim - n))
-    hat, invstd = kernels.row_norm(x.reshape(-1, math.prod(sizes)), eps)
-    normal = hat.reshape(x.shape)
+    size = math.prod(sizes)
     w = None if weight is None else weight.array
-    output = normal if w is None else normal * w
-    if bias is not None:
-        output = output + bias.array
+    flat = None if w is None else w.reshape(size)
+    output, mean, invstd = kernels.layer_norm(
+        x.reshape(-1, size), flat, None if bias is None else bias.array.reshape(size), eps
+    )
     inputs = (input, *(t for t in (weight, bias) if t is not None))
 
     def backward(grad: Array) -> Grads:
-        inner = (grad if w is None else grad * w).reshape(hat.shape)
-        centre = inner.sum(-1, keepdims=True) / hat.shape[-1]
-        along = np.einsum("ij,ij->i", inner, hat)[:, None] / hat.shape[-1]
-        dx = ((inner - centre - hat * along) * invstd).reshape(x.shape)
-        parts: Grads = (dx,)
+        dx, dw, db = kernels.layer_norm_grad(
+            grad.reshape(-1, size),
+            x.reshape(-1, size),
+            mean,
+            invstd,
+            None if w is None else w.reshape(size),
+            bias is not None,
+        )
+        parts: Grads = (dx.reshape(x.shape),)
         if weight is not None:
-            parts += (kernels.column_sums((grad * normal).reshape(hat.shape)).reshape(sizes),)
+            parts += (dw.reshape(sizes),)
         if bias is not None:
-            parts += (kernels.column_sums(grad.reshape(hat.shape)).reshape(sizes),)
+            parts += (db.reshape(sizes),)
         return parts
 
     def smooth(grad: Any) -> Grads:
         return _smooth_norm(grad, x, w, axes, lead, eps, weight is not None, bias is not None)
 
-    return record(output, backward, *inputs, smooth=smooth)
+    return record(output.reshape(x.shape), backward, *inputs, smooth=smooth)
 
 
 @accepts("fc")

@@ -15,18 +15,19 @@ from tensorlib.kernels.optimizer import Rows
 _run = Tasks("optimizer")
 
 LEAST = 1 << 16  # numbers from which on the compiled body is the faster one
-PIECE = 1 << 14  # numbers of a block
+PIECE = 1 << 16  # numbers of a block of large parameters
 _COLUMNS = 8
 
 
 @lru_cache(16)
 def _cuts(sizes: tuple[int, ...]) -> Any:
     """(parameter, first element, elements) of each block."""
+    piece = min(PIECE, max(PIECE // 8, sum(sizes) // 1024 * 16))
     return np.array(
         [
-            (place, start, min(PIECE, size - start))
+            (place, start, min(piece, size - start))
             for place, size in enumerate(sizes)
-            for start in range(0, size, PIECE)
+            for start in range(0, size, piece)
         ],
         np.int64,
     ).reshape(-1, 3)

@@ -222,3 +222,44 @@ def test_nan_and_infinity_pass_as_in_the_layers():
         assert np.isnan(y[:, 5]).all()
         assert np.isnan(y[0, 1, 1, 1])
         assert np.isfinite(np.delete(y[:, :, 2:], (3, 5), 1)).all()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("shape", [(70, 37), (9, 1024), (300, 64), (3, 5000)])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_layer_norm_errors_are_within_four_times_those_of_pytorch(shape, offset):
+    torch = pytest.importorskip("torch")
+    x, grad = single(*shape) + np.float32(offset), single(*shape)
+    weight, bias = single(shape[1]), single(shape[1])
+
+    def run(kind):
+        given = [torch.tensor(a.astype(kind), requires_grad=True) for a in (x, weight, bias)]
+        out = torch.nn.functional.layer_norm(given[0], shape[1:], *given[1:])
+        out.backward(torch.tensor(grad.astype(kind)))
+        return [out.detach().numpy(), *(t.grad.numpy() for t in given)]
+
+    y, mean, invstd = kernels.layer_norm(x, weight, bias, 1e-5)
+    got = [y, *kernels.layer_norm_grad(grad, x, mean, invstd, weight, True)]
+    for one, other, exact in zip(got, run(np.float32), run(np.float64), strict=True):
+        budget = max(4 * np.abs(other - exact).max(), 4e-7 * np.abs(exact).max())
+        assert np.abs(one - exact).max() <= budget
+
+
+def test_threads_do_not_change_a_bit_of_layer_norm(threads):
+    x, grad, weight = single(1000, 72), single(1000, 72), single(72)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        found = kernels.layer_norm(x, weight, weight, 1e-5)
+        parts = kernels.layer_norm_grad(grad, x, *found[1:], weight, True)
+        results.append([a.tobytes() for a in (*found, *parts)])
+    assert results[0] == results[1] == results[2]
+
+
+def test_layer_norm_notices_a_change_of_its_input():
+    x = tensorlib.from_numpy(single(64, 512)).requires_grad_()
+    inside = x * 1
+    y = nn.functional.layer_norm(inside, (512,))
+    inside += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

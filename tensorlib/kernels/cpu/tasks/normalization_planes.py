@@ -28,7 +28,7 @@ def _run_moments(x, vectors):
     v = splat(0.0)
     for i in range(few):
         v = v + load(x + i * BYTES)
-    near = total(v) / np.float32(few * LANES)
+    near = total(v) * (np.float32(1.0) / np.float32(few * LANES))
     m = splat(near)
     rest, rest2, square, square2 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     pairs = vectors // 2
@@ -44,28 +44,34 @@ def _run_moments(x, vectors):
         rest = rest + d
         square = fma(d, d, square)
     n = float(vectors * LANES)
-    r = total_wide(widen(rest + rest2))
-    q = total_wide(widen(square + square2))
+    r = np.float64(total(rest + rest2))
+    q = np.float64(total(square + square2))
     wide_near = np.float64(near)
     return n * wide_near + r, q + wide_near * (r + (r + n * wide_near))
+
+
+@inner
+def plane_sums(at, size):
+    """Sum and sum of squares of `size` numbers in float64."""
+    s = 0.0
+    q = 0.0
+    whole = size // LANES * LANES
+    for i in range(0, whole, RUN):
+        one, two = _run_moments(at + 4 * i, min(RUN, whole - i) // LANES)
+        s += one
+        q += two
+    for i in range(whole, size):
+        v = np.float64(load_f32(at + 4 * i))
+        s += v
+        q += v * v
+    return s, q
 
 
 @task
 def plane_moments(block, worker, x: ptr, planes: i64, size: i64, length: i64, sums: ptr):
     """Sum and sum of squares of each plane, into sums[planes, 2]."""
     for plane in range(block * length, min(planes, (block + 1) * length)):
-        at = x + 4 * plane * size
-        s = 0.0
-        q = 0.0
-        whole = size // LANES * LANES
-        for i in range(0, whole, RUN):
-            one, two = _run_moments(at + 4 * i, min(RUN, whole - i) // LANES)
-            s += one
-            q += two
-        for i in range(whole, size):
-            v = np.float64(load_f32(at + 4 * i))
-            s += v
-            q += v * v
+        s, q = plane_sums(x + 4 * plane * size, size)
         store_f64(sums + 16 * plane, s)
         store_f64(sums + 16 * plane + 8, q)
 
