@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tensorlib.kernels.image import normalize_bytes
 from tensorlib.utils.data.randomness import current_generator
 
 if TYPE_CHECKING:
@@ -267,10 +268,7 @@ class ImageClassification:
                 f"ImageClassification.normalize: {batch.shape[-1]} channels; "
                 f"expected {len(self.mean)}"
             )
-        values = batch.astype(np.float32)
-        values /= np.float32(255)
-        values -= np.asarray(self.mean, np.float32)
-        values /= np.asarray(self.std, np.float32)
+        values: np.ndarray = normalize_bytes(batch, self.mean, self.std)
         return values.transpose(0, 3, 1, 2)
 
     def __call__(self, image: Image.Image) -> Tensor:

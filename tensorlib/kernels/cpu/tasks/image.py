@@ -1,0 +1,25 @@
+"""Images of bytes: numbers by table."""
+
+from __future__ import annotations
+
+from tensorlib.kernels.cpu.compiler import i64, ptr, task
+from tensorlib.kernels.cpu.vector import load_f32, load_u8, store_f32
+
+
+@task
+def look_up(
+    block, worker, x: ptr, table: ptr, y: ptr, pixels: i64, channels: i64, length: i64
+):  # fmt: skip
+    """y[pixel, c] = table[c, x[pixel, c]] of a block of pixels."""
+    first = block * length
+    last = min(pixels, first + length)
+    if channels == 3:
+        for i in range(3 * first, 3 * last, 3):
+            store_f32(y + 4 * i, load_f32(table + 4 * load_u8(x + i)))
+            store_f32(y + 4 * i + 4, load_f32(table + 1024 + 4 * load_u8(x + i + 1)))
+            store_f32(y + 4 * i + 8, load_f32(table + 2048 + 4 * load_u8(x + i + 2)))
+        return
+    for pixel in range(first, last):
+        for c in range(channels):
+            i = pixel * channels + c
+            store_f32(y + 4 * i, load_f32(table + 1024 * c + 4 * load_u8(x + i)))
