@@ -9,10 +9,12 @@ import numpy as np
 
 from tensorlib.inference.lowering import Lowered, NotLowered, Space, lowering
 from tensorlib.inference.templates import Pack, Ref
-from tensorlib.kernels.cpu import Tasks
+from tensorlib.kernels.cpu import Tasks, address, blocks
 from tensorlib.kernels.cpu.activation import cut
 
 _activation, _attention = Tasks("activation"), Tasks("attention")
+_layer_norm, _softmax = Tasks("layer_norm"), Tasks("softmax")
+_PIECE = 1 << 13  # numbers of rows that one block works on, about
 
 # the numbers that a function takes, by their names
 _NUMBERS: dict[str, tuple[Any, ...]] = {
@@ -44,6 +46,61 @@ class Activation(Lowered):
         count, length = cut(size)
         x, y = space.at(self.sources[0]), space.at(self.output)
         space.add(_activation, self.task, count, x, y, size, length, 0, *self.numbers)
+
+
+@lowering("layer_norm")
+class LayerNorm(Lowered):
+    """Layer norm over the last dimension."""
+
+    words = "layer norm"
+
+    def __init__(self, graph: Any, call: Any) -> None:
+        super().__init__(graph, call)
+        given = call.arguments
+        shape = given["normalized_shape"]
+        sizes = shape.items if type(shape) is Pack else (shape,)
+        value = self.value("input")
+        if len(sizes) != 1 or len(value.shape) == 4 or value.origin == "state" or not sizes[0]:
+            raise NotLowered("it is not over the last dimension of rows")
+        self.width, self.eps = sizes[0], given["eps"]
+        states = (self.state("weight"), self.state("bias"))
+        self.tables = [None if a is None else np.ascontiguousarray(a) for a in states]
+
+    def temporary_bytes(self, n: int) -> int:
+        return 8 * self.size(self.output, n) // int(self.width)
+
+    def write(self, space: Space) -> None:
+        rows = self.size(self.output, space.n) // self.width
+        count, length = blocks(rows, max(1, _PIECE // self.width), 256)
+        weight, bias = (0 if a is None else address(a) for a in self.tables)
+        mean = space.temporary(self)
+        space.add(
+            _layer_norm, "layer_norm", count, space.at(self.sources[0]), weight, bias,
+            space.at(self.output), mean, mean + 4 * rows, rows, self.width, length, self.eps, 0,
+        )  # fmt: skip
+
+
+@lowering("softmax", "log_softmax")
+class Softmax(Lowered):
+    """(Log-)softmax over the last dimension."""
+
+    def __init__(self, graph: Any, call: Any) -> None:
+        super().__init__(graph, call)
+        self.words = call.name
+        value, dim = self.value("input"), call.arguments["dim"]
+        ndim = len(value.shape)
+        if type(dim) is not int or dim % ndim != ndim - 1 or ndim == 4:
+            raise NotLowered("it is not over the last dimension of rows")
+        self.width = value.shape[-1]
+        if type(self.width) is not int or not self.width:
+            raise NotLowered("its length follows the batch")
+
+    def write(self, space: Space) -> None:
+        rows = self.size(self.output, space.n) // self.width
+        count, length = blocks(rows, max(1, _PIECE // self.width))
+        x, y = space.at(self.sources[0]), space.at(self.output)
+        name = f"{self.call.name}_rows"
+        space.add(_softmax, name, count, x, y, rows, self.width, length, 0)
 
 
 @lowering("attended_projections", "attended_rows")
@@ -80,8 +137,8 @@ class Attention(Lowered):
         return 4 * batch * self.heads * length
 
     def write(self, space: Space) -> None:
-        from tensorlib.kernels.cpu import address, runtime
         from tensorlib.kernels.cpu import attention as kernel
+        from tensorlib.kernels.cpu import runtime
 
         batch, length, source, size, width = self._sizes(space.n)
         if len(self.parts) == 1:

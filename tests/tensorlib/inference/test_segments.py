@@ -129,6 +129,37 @@ def test_pools(kind):
     assert len(segments(compiled)) == (1 if whole else 2)
 
 
+@pytest.mark.parametrize("width", [1, 7, 32, 65])
+@pytest.mark.parametrize("affine", [True, False])
+def test_rows(width, affine):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, width), nn.Linear(width, 9)
+            self.norm = nn.LayerNorm(width, elementwise_affine=affine)
+
+        def forward(self, x):
+            y = self.b(self.norm(self.a(x)))
+            return y.softmax(-1) + y.log_softmax(2) * F.softplus(F.elu(y, 0.5))
+
+    model = Model().eval()
+    compiled = inference.compile(model, tensorlib.randn(3, 4, 5))
+    assert len(segments(compiled)) == 1
+    assert "layer norm" in compiled.summary()
+    for n in (3, 1, 8):
+        expect_same(compiled, model, tensorlib.randn(n, 4, 5))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_transformer_encoder_is_one_run(batch_first):
+    layer = nn.TransformerEncoderLayer(64, 4, 96, activation="gelu", batch_first=batch_first)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    shape = (4, 33, 64) if batch_first else (33, 4, 64)
+    compiled = inference.compile(model, tensorlib.randn(*shape), batch_dim=1 - batch_first)
+    assert len(segments(compiled)) == len(compiled._program.steps) == 1
+    expect_same(compiled, model, tensorlib.randn(*shape))
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_means_sums_and_products(keep):
     class Model(nn.Module):
