@@ -26,6 +26,7 @@ _run = Tasks("matrix")
 LEAST = 1 << 20  # multiplications; below, one thread of BLAS is as fast
 FEW = 192  # rows for which packing the other operand would cost too much
 DEPTH = 288  # at most, of a part whose panels stay in the nearest cache
+LARGE = 1 << 20  # numbers of the rows from which they should not be read for each block of columns
 TOGETHER = 4  # panels that a block of `pack` makes
 WIDEST = 64  # panels that a block packs for itself
 
@@ -94,12 +95,16 @@ def _deep(depth: int) -> int:
 
 
 @cache
-def _grid(threads: int, batch: int, tiles: int, panels: int, whole: bool) -> tuple[int, int]:
-    """Into how many blocks rows and columns are cut: four for each thread where that is worth it;
-    `whole`: rows are cut first, for blocks need not pack columns.
+def _grid(
+    threads: int, batch: int, tiles: int, panels: int, shared: bool, direct: bool
+) -> tuple[int, int]:
+    """Into how many blocks rows and columns are cut: four for each thread where that is worth it.
+
+    With `shared` panels rows are cut first; otherwise each block packs its panels, and its rows
+    unless they are read where they lie (`direct`), and the cut is the one that packs least.
     """
     wanted = -(-4 * threads // batch)
-    if whole:
+    if shared:
         down = min(wanted, -(-tiles // 4))
         return down, max(1, min(panels, wanted // down))
     rows, panel = _block()
@@ -108,7 +113,8 @@ def _grid(threads: int, batch: int, tiles: int, panels: int, whole: bool) -> tup
         (down, max(least, min(panels, -(-wanted // down))))
         for down in range(1, min(wanted, tiles) + 1)
     ]
-    return min(cuts, key=lambda cut: tiles * rows * cut[1] + panels * panel * cut[0])
+    row = rows / 4 if direct else rows
+    return min(cuts, key=lambda cut: tiles * row * cut[1] + panels * panel * cut[0])
 
 
 def _matrices(a: Any, b: Any, bias: Any, out: Any, low: float, high: float) -> None:
@@ -122,8 +128,8 @@ def _matrices(a: Any, b: Any, bias: Any, out: Any, low: float, high: float) -> N
     height, panel = _block()
     panels, tiles = -(-columns // panel), -(-rows // height)
     direct = a.strides[2] == 4
-    shared = count == 1 and direct and rows > FEW
-    down, across = _grid(runtime().threads(), count, tiles, panels, shared)
+    shared = count == 1 and direct and rows > FEW and rows * depth > LARGE
+    down, across = _grid(runtime().threads(), count, tiles, panels, shared, direct)
     packed: Any = None
     if shared:
         packed = _packed(b[0], panel)

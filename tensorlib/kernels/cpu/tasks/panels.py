@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -66,13 +67,31 @@ def _finish(
     """Store `count` rows and `columns` columns of the sums and what they start with, clamped;
     `start` and `out` are an address and a stride.
     """
-    low, high = (emit_splat(b, value) for value in clamp)
+    low, high = clamp
+    below = b.fcmp_ordered(">", low, ir.Constant(F32, -math.inf))
+    above = b.fcmp_ordered("<", high, ir.Constant(F32, math.inf))
 
-    def clamped(slot: Any, more: Any) -> Any:
-        value = b.fadd(b.load(slot), more)
-        value = b.select(b.fcmp_ordered("<", value, low), low, value)
-        return b.select(b.fcmp_ordered(">", value, high), high, value)
+    def limited(value: Any) -> Any:
+        least, most = emit_splat(b, low), emit_splat(b, high)
+        value = b.select(b.fcmp_ordered("<", value, least), least, value)
+        return b.select(b.fcmp_ordered(">", value, most), most, value)
 
+    with b.if_else(b.or_(below, above)) as (clamped, plain):
+        with clamped:
+            _store(b, sums, start, out, count, columns, limited)
+        with plain:
+            _store(b, sums, start, out, count, columns, lambda value: value)
+
+
+def _store(
+    b: Any,
+    sums: Any,
+    start: tuple[Any, Any],
+    out: tuple[Any, Any],
+    count: Any,
+    columns: Any,
+    change: Any,
+) -> None:
     whole = b.icmp_signed(">=", columns, _number(PANEL))
     for i, row in enumerate(sums):
         with b.if_then(b.icmp_signed(">", count, _number(i))):
@@ -81,13 +100,14 @@ def _finish(
                 with full:
                     for j, slot in enumerate(row):
                         more = emit_load(b, b.add(source, _number(j * BYTES)))
-                        emit_store(b, clamped(slot, more), b.add(target, _number(j * BYTES)))
+                        value = change(b.fadd(b.load(slot), more))
+                        emit_store(b, value, b.add(target, _number(j * BYTES)))
                 with partial:
                     for j, slot in enumerate(row):
                         left = b.sub(columns, _number(j * LANES))
                         more = emit_load_part(b, b.add(source, _number(j * BYTES)), left)
-                        at = b.add(target, _number(j * BYTES))
-                        emit_store_part(b, clamped(slot, more), at, left)
+                        value = change(b.fadd(b.load(slot), more))
+                        emit_store_part(b, value, b.add(target, _number(j * BYTES)), left)
 
 
 def _zeros(b: Any) -> list[list[Any]]:
