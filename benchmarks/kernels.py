@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 
 import tensorlib
+from tensorlib.nn.fusion import norm_relu
+from tensorlib.vision.transforms import ImageClassification
 
 torch: Any = None
 if importlib.util.find_spec("torch"):
@@ -187,6 +189,9 @@ def _layer_norm(F: Any, x: Any, w: Any, b: Any) -> Any:
 _norm = ((4096, 1024), (1024,), (1024,))
 forward("layer norm 4096x1024", _layer_norm, *_norm, moved=8 * N[0])
 backward("layer norm 4096x1024 backward", _layer_norm, *_norm, moved=12 * N[0])
+_norm = ((2048, 256), (256,), (256,))
+forward("layer norm 2048x256", _layer_norm, *_norm, moved=8 * M // 2)
+backward("layer norm 2048x256 backward", _layer_norm, *_norm, moved=12 * M // 2)
 
 
 def _batch_norm(F: Any, x: Any, w: Any, b: Any) -> Any:
@@ -202,10 +207,72 @@ def _batch_case(library: Any) -> tuple[list[Any], Call]:
 
 _count = 16 * 256 * 56 * 56
 step("batch norm 16x256x56x56 both, times", _batch_case, moved=4 * 9 * _count)
-forward(
-    "max pool 16x64x112x112 3 2 1", lambda F, x: F.max_pool2d(x, 3, 2, 1), (16, 64, 112, 112),
-    moved=5 * 16 * 64 * 112 * 112, last=True,
-)  # fmt: skip
+
+
+def _block(relu: bool, residual: bool, *shape: int) -> Callable[[Any], tuple[list[Any], Call]]:
+    """Batch norm in training, with what follows it in a residual block."""
+
+    def build(library: Any) -> tuple[list[Any], Call]:
+        x, other, seed = (draw(library, *shape, last=True) for _ in range(3))
+        leaves = [x.requires_grad_(), *([other.requires_grad_()] if residual else [])]
+        norm, rectify = library.nn.BatchNorm2d(shape[1]), library.nn.ReLU(inplace=True)
+
+        def loss() -> Any:
+            if not relu:
+                y = norm(x)
+            elif library is tensorlib:
+                y = norm_relu(norm, rectify, x, other if residual else None)
+            else:
+                y = norm(x)
+                if residual:
+                    y += other
+                y = rectify(y)
+            return Gradient(y, seed)
+
+        return leaves, loss
+
+    return build
+
+
+class Gradient:
+    """Stands for a loss whose gradient is `seed`: its own cost is not that of the layer."""
+
+    def __init__(self, output: Any, seed: Any) -> None:
+        self.output, self.seed = output, seed
+
+    def backward(self) -> None:
+        self.output.backward(self.seed)
+
+
+for _shape in ((16, 64, 112, 112), (16, 256, 56, 56)):
+    _count, _form = int(np.prod(_shape)), "x".join(map(str, _shape))
+    step(f"batch norm {_form} both", _block(False, False, *_shape), moved=32 * _count)
+    step(f"batch norm, relu {_form} both", _block(True, False, *_shape), moved=32 * _count)
+    step(f"batch norm, add, relu {_form} both", _block(True, True, *_shape), moved=52 * _count)
+
+_planes = (16, 64, 112, 112)
+_count = int(np.prod(_planes))
+for _last in (True, False):
+    _form = "16x64x112x112 3 2 1" + ("" if _last else " nchw")
+    forward(f"max pool {_form}", lambda F, x: F.max_pool2d(x, 3, 2, 1), _planes, moved=5 * _count,
+            last=_last)  # fmt: skip
+    backward(f"max pool {_form} backward", lambda F, x: F.max_pool2d(x, 3, 2, 1), _planes,
+             moved=10 * _count, last=_last)  # fmt: skip
+forward("avg pool 16x64x112x112 2", lambda F, x: F.avg_pool2d(x, 2), _planes, moved=5 * _count,
+        last=True)  # fmt: skip
+forward("global average 16x2048x7x7", lambda F, x: F.adaptive_avg_pool2d(x, 1), (16, 2048, 7, 7),
+        moved=4 * 16 * 2048 * 49, last=True)  # fmt: skip
+
+
+@case("bytes 64x224x224x3 normalised", moved=5 * 64 * 224 * 224 * 3)
+def _bytes(library: Any) -> Call:
+    batch = np.random.default_rng(0).integers(0, 256, (64, 224, 224, 3), np.uint8)
+    preset = ImageClassification(224)
+    if library is tensorlib:
+        return lambda: preset.normalize(batch)
+    given = library.from_numpy(batch)
+    mean, std = (library.tensor(v) for v in (preset.mean, preset.std))
+    return lambda: given.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 def _conv(channels: int, size: int, kernel: int, outputs: int, stride: int = 1) -> None:
@@ -250,6 +317,15 @@ def _adam(library: Any) -> Call:
         leaf.grad = library.ones_like(leaf) * 1e-3
     options = {"fused": True} if library is torch else {}
     return library.optim.Adam(leaves, lr=1e-3, **options).step
+
+
+@case("SGD with momentum, 25M parameters (torch fused)", moved=5 * 4 * 25e6)
+def _sgd(library: Any) -> Call:
+    leaves = [draw(library, 500_000, grad=True) for _ in range(50)]
+    for leaf in leaves:
+        leaf.grad = library.ones_like(leaf) * 1e-3
+    options = {"fused": True} if library is torch else {}
+    return library.optim.SGD(leaves, lr=1e-3, momentum=0.9, **options).step
 
 
 # -- measuring -------------------------------------------------------------------------------------

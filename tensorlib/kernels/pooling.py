@@ -38,12 +38,19 @@ def _max_grad_samples() -> list[tuple[Any, ...]]:
     return found
 
 
+def _mean_samples() -> list[tuple[Any, ...]]:
+    many = np.linspace(1, 4, 18, dtype=np.float32).reshape(6, 3)
+    last = (*_samples()[-1], np.float32(9))
+    return [*_samples(), last, (*_samples()[0], many[:3]), (*_samples()[-1], many[:4])]
+
+
 def _sum_grad_samples() -> list[tuple[Any, ...]]:
-    return [
+    found: list[tuple[Any, ...]] = [
         (grad, x.shape, k, s, pads, sizes)
         for grad, x, _, k, s, pads, dilation, sizes in _max_grad_samples()
         if dilation == (1, 1)
     ]
+    return [*found, (*found[0], np.float32(4)), (*found[-1], np.float32(9)), (*found[0], np.eye(3))]
 
 
 def _lowest(dtype: Any) -> Any:
@@ -144,26 +151,42 @@ def max_pool_indices(
     return found
 
 
-@kernel(_samples)
+@kernel(_mean_samples)
 def sum_pool(
-    x: Any, kernel_size: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, sizes: Sizes
+    x: Any,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Pads,
+    dilation: Sizes,
+    sizes: Sizes,
+    divisor: Any = 1,
 ) -> Any:
-    """The sum of each window of [N, C, ...], the border counted as zero."""
+    """The sum of each window of [N, C, ...], the border counted as zero, over `divisor`."""
     image = _bordered(x, padding, 0)
     out = None
     for offset in _offsets(kernel_size):
         part = _seen(image, offset, stride, dilation, sizes)
         out = part.copy(order="K") if out is None else np.add(out, part, out=out)
+    if type(divisor) is not int:
+        out /= divisor
     return out
 
 
 @kernel(_sum_grad_samples)
 def sum_pool_grad(
-    grad: Any, shape: Sizes, kernel_size: Sizes, stride: Sizes, padding: Pads, sizes: Sizes
+    grad: Any,
+    shape: Sizes,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Pads,
+    sizes: Sizes,
+    divisor: Any = 1,
 ) -> Any:
     """Gradient of `sum_pool` for an input of `shape`."""
     xp = array_namespace(grad)
     grad = in_planes(grad)
+    if type(divisor) is not int:
+        grad = grad / divisor
     full = tuple(
         max(n + lo + hi, (m - 1) * s + k)
         for n, (lo, hi), m, s, k in zip(shape[2:], padding, sizes, stride, kernel_size, strict=True)

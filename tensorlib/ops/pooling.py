@@ -239,14 +239,14 @@ def _average(
     divisor = _divisor(
         size[2:], k, s, pads, padding, sizes, count_include_pad, divisor_override, x.dtype
     )
-    total = kernels.sum_pool(x, k, s, pads, d, sizes)
     if x.dtype.kind == "i":
+        total = kernels.sum_pool(x, k, s, pads, d, sizes)
         total = np.sign(total) * np.sign(divisor) * (np.abs(total) // np.abs(divisor))
     else:
-        total /= divisor
+        total = kernels.sum_pool(x, k, s, pads, d, sizes, divisor)
 
     def backward(grad: Array) -> Grads:
-        return (kernels.sum_pool_grad(grad / divisor, size, k, s, pads, sizes),)
+        return (kernels.sum_pool_grad(grad, size, k, s, pads, sizes, divisor),)
 
     def smooth(grad: Any) -> Grads:
         from tensorlib.ops.convolution import _input_grad

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tensorlib.kernels import pooling as reference
 from tensorlib.kernels.convolution import Pads, Sizes, channels_first, channels_last
 from tensorlib.kernels.cpu import Tasks, address, blocks, dense, empty, scratch, single, worth
@@ -31,10 +33,11 @@ def _numbers(k: Sizes, s: Sizes, padding: Pads) -> tuple[int, ...]:
 
 
 def _pooled(
-    x: Any, k: Sizes, s: Sizes, padding: Pads, dilation: Sizes, sizes: Sizes, sums: int
+    x: Any, k: Sizes, s: Sizes, padding: Pads, dilation: Sizes, sizes: Sizes, divisor: float
 ) -> Any:
+    """The largest elements, or sums over `divisor` where that is not 0."""
     n, c, h, w = x.shape
-    window = (*_numbers(k, s, padding), *dilation, sums)
+    window = (*_numbers(k, s, padding), *dilation, divisor)
     if is_channels_last(x):
         rows, out = _rows(x), empty((n, *sizes, c))
         past = int(c % LANES == 0 and out.nbytes >= PAST)
@@ -60,15 +63,37 @@ def max_pool(
     x: Any, kernel_size: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, sizes: Sizes
 ) -> Any:
     """One pass, without a border in memory."""
-    return _pooled(x, kernel_size, stride, padding, dilation, sizes, 0)
+    return _pooled(x, kernel_size, stride, padding, dilation, sizes, 0.0)
 
 
-@reference.sum_pool.override("images of float32", _pools)
+def _sums(
+    x: Any,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Pads,
+    dilation: Sizes,
+    sizes: Sizes,
+    divisor: Any = 1,
+) -> bool:
+    return _images(x) and _is_number(divisor)
+
+
+def _is_number(divisor: Any) -> bool:
+    return type(divisor) in (int, np.float32)
+
+
+@reference.sum_pool.override("images of float32, one divisor", _sums)
 def sum_pool(
-    x: Any, kernel_size: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, sizes: Sizes
+    x: Any,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Pads,
+    dilation: Sizes,
+    sizes: Sizes,
+    divisor: Any = 1,
 ) -> Any:
     """As `max_pool`."""
-    return _pooled(x, kernel_size, stride, padding, dilation, sizes, 1)
+    return _pooled(x, kernel_size, stride, padding, dilation, sizes, float(divisor))
 
 
 def _max_back(
@@ -115,18 +140,30 @@ def max_pool_grad(
 
 
 def _sum_back(
-    grad: Any, shape: Sizes, kernel_size: Sizes, stride: Sizes, padding: Pads, sizes: Sizes
+    grad: Any,
+    shape: Sizes,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Pads,
+    sizes: Sizes,
+    divisor: Any = 1,
 ) -> bool:
-    return _images(grad)
+    return _images(grad) and _is_number(divisor)
 
 
-@reference.sum_pool_grad.override("images of float32", _sum_back)
+@reference.sum_pool_grad.override("images of float32, one divisor", _sum_back)
 def sum_pool_grad(
-    grad: Any, shape: Sizes, kernel_size: Sizes, stride: Sizes, padding: Pads, sizes: Sizes
+    grad: Any,
+    shape: Sizes,
+    kernel_size: Sizes,
+    stride: Sizes,
+    padding: Pads,
+    sizes: Sizes,
+    divisor: Any = 1,
 ) -> Any:
     """One pass over the result."""
     n, c, h, w = shape
-    window = _numbers(kernel_size, stride, padding)
+    window = (*_numbers(kernel_size, stride, padding), float(divisor))
     if is_channels_last(grad):
         given, out = _rows(grad), empty((n, h, w, c))
         arrays = address(given), address(out)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tensorlib.kernels.cpu.compiler import i64, inner, ptr, task
+from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
 from tensorlib.kernels.cpu.vector import (
+    BYTES,
     LANES,
     either,
     equal,
@@ -22,6 +23,7 @@ from tensorlib.kernels.cpu.vector import (
     store_part,
     stream,
 )
+from tensorlib.kernels.cpu.wide import prefetch
 
 LOWEST = np.float32(-np.inf)
 
@@ -49,12 +51,43 @@ def _taps(start, length, size, step):
     return first, last
 
 
+@inner
+def _largest(at, rows, down, columns, across):
+    """The largest elements of a window of whole vectors."""
+    v = load(at)
+    for a in range(rows):
+        for b in range(columns):
+            v = maximum(v, load(at + a * down + b * across))
+    return v
+
+
+@inner
+def _sum(at, rows, down, columns, across):
+    """The sums of a window of whole vectors."""
+    v = splat(np.float32(0.0))
+    for a in range(rows):
+        for b in range(columns):
+            v = v + load(at + a * down + b * across)
+    return v
+
+
+@inner
+def _ask_ahead(at, rows, down, size):
+    """Ask for the lines of the window four places further."""
+    for a in range(rows):
+        for k in range(0, size, 64):
+            prefetch(at + a * down + k)
+
+
 @task
 def pool_rows(
     block, worker, x: ptr, y: ptr, n: i64, c: i64, h: i64, w: i64, oh: i64, ow: i64,
-    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64, dh: i64, dw: i64, sums: i64, past: i64,
+    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64, dh: i64, dw: i64, divisor: f32, past: i64,
 ):  # fmt: skip
-    """One row of windows of one image, channels innermost: largest elements, or `sums`."""
+    """One row of windows of one image, channels innermost: largest elements, or sums over `divisor`
+    where that is not 0.
+    """
+    sums = divisor != 0
     image, i = block // oh, block % oh
     x += 4 * image * h * w * c
     y += 4 * block * ow * c
@@ -63,19 +96,30 @@ def pool_rows(
     for j in range(ow):
         left = j * sw - pw
         begin, end = _taps(left, w, kw, dw)
-        for k in range(0, c, LANES):
-            lanes = c - k
-            v = splat(np.float32(0.0)) if sums else splat(LOWEST)
-            for a in range(first, last):
-                at = x + 4 * (((top + a * dh) * w + left) * c + k)
-                for b in range(begin, end):
-                    one = _some(at + 4 * b * dw * c, lanes)
-                    v = v + one if sums else maximum(v, one)
-            o = y + 4 * (j * c + k)
-            if past:
-                stream(o, v)
+        rows, columns = max(last - first, 0), max(end - begin, 0)
+        corner = x + 4 * ((top + first * dh) * w + left + begin * dw) * c
+        down, across = 4 * dh * w * c, 4 * dw * c
+        whole = c // LANES * LANES if rows * columns else 0
+        if whole:
+            _ask_ahead(corner + 16 * sw * c, rows, down, 4 * sw * c)
+        for k in range(0, 4 * whole, BYTES):
+            if sums:
+                v = _sum(corner + k, rows, down, columns, across) / splat(divisor)
             else:
-                _put(o, v, lanes)
+                v = _largest(corner + k, rows, down, columns, across)
+            if past:
+                stream(y + 4 * j * c + k, v)
+            else:
+                store(y + 4 * j * c + k, v)
+        for k in range(whole, c, LANES):
+            v = splat(np.float32(0.0)) if sums else splat(LOWEST)
+            for a in range(rows):
+                for b in range(columns):
+                    one = _some(corner + 4 * k + a * down + b * across, c - k)
+                    v = v + one if sums else maximum(v, one)
+            if sums:
+                v = v / splat(divisor)
+            _put(y + 4 * (j * c + k), v, c - k)
     if past:
         settle(0)
 
@@ -131,7 +175,7 @@ def max_grad_rows(
 @task
 def sum_grad_rows(
     block, worker, grad: ptr, dx: ptr, n: i64, c: i64, h: i64, w: i64, oh: i64, ow: i64,
-    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64,
+    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64, divisor: f32,
 ):  # fmt: skip
     """One row of one image's gradient: the sum over the windows that hold each place."""
     image, i = block // h, block % h
@@ -149,7 +193,7 @@ def sum_grad_rows(
             for a in range(first, last):
                 for b in range(begin, end):
                     v = v + _some(grad + 4 * ((a * ow + b) * c + k), c - k)
-            _put(dx + 4 * (j * c + k), v, c - k)
+            _put(dx + 4 * (j * c + k), v / splat(divisor), c - k)
 
 
 # -- planes ----------------------------------------------------------------------------------------
@@ -164,11 +208,12 @@ def _larger(v, one):
 @task
 def pool_planes(
     block, worker, x: ptr, y: ptr, planes: i64, h: i64, w: i64, oh: i64, ow: i64,
-    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64, dh: i64, dw: i64, sums: i64,
+    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64, dh: i64, dw: i64, divisor: f32,
     line: ptr, gap: i64, length: i64,
 ):  # fmt: skip
     """Planes: columns of the windows of a row first, into a line, then along it."""
     line += worker * gap
+    sums = divisor != 0
     for plane in range(block * length, min(planes, (block + 1) * length)):
         source = x + 4 * plane * h * w
         target = y + 4 * plane * oh * ow
@@ -188,7 +233,7 @@ def pool_planes(
                 for b in range(begin, end):
                     value = load_f32(line + 4 * (left + b * dw))
                     best = best + value if sums else _larger(best, value)
-                store_f32(target + 4 * (i * ow + j), best)
+                store_f32(target + 4 * (i * ow + j), best / divisor if sums else best)
 
 
 @task
@@ -210,12 +255,11 @@ def max_grad_planes(
                 begin, end = _taps(left, w, kw, dw)
                 v = load_f32(best + 4 * (i * ow + j))
                 found = -1
-                for a in range(first, last):
+                for a in range(last - 1, first - 1, -1):  # the first is found last: no branches
                     at = (top + a * dh) * w + left
-                    for b in range(begin, end):
+                    for b in range(end - 1, begin - 1, -1):
                         one = load_f32(source + 4 * (at + b * dw))
-                        if found < 0 and (one == v or one != one):
-                            found = at + b * dw
+                        found = at + b * dw if one == v or one != one else found
                 if found >= 0:
                     p = made + 4 * found
                     store_f32(p, load_f32(p) + load_f32(given + 4 * (i * ow + j)))
@@ -224,7 +268,7 @@ def max_grad_planes(
 @task
 def sum_grad_planes(
     block, worker, grad: ptr, dx: ptr, planes: i64, h: i64, w: i64, oh: i64, ow: i64,
-    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64, length: i64,
+    kh: i64, kw: i64, sh: i64, sw: i64, ph: i64, pw: i64, divisor: f32, length: i64,
 ):  # fmt: skip
     """Planes: each window's gradient goes to all its places."""
     for plane in range(block * length, min(planes, (block + 1) * length)):
@@ -238,7 +282,7 @@ def sum_grad_planes(
             for j in range(ow):
                 left = j * sw - pw
                 begin, end = _taps(left, w, kw, 1)
-                g = load_f32(given + 4 * (i * ow + j))
+                g = load_f32(given + 4 * (i * ow + j)) / divisor
                 for a in range(first, last):
                     at = made + 4 * ((top + a) * w + left)
                     for b in range(begin, end):
