@@ -67,18 +67,16 @@ def _fits(x: Any, sizes: Sizes, h: Any, w_ih: Any, w_hh: Any) -> bool:
     )
 
 
-def _before(rows: Any, first: Any, sizes: Sizes, reverse: bool) -> Any:
-    """The state that each row's step began with, in the order of `rows`."""
+def _before(rows: Any, first: Any, sizes: Sizes, reverse: bool, into: Any) -> None:
+    """Write the state that each row's step began with, in the order of `rows`."""
     batch = sizes[0]
     if sizes[-1] != batch:
         steps = recurrent._steps(sizes, reverse)
-        return recurrent._all_past(rows, first, steps, reverse)
-    found = empty(rows.shape)
-    if reverse:
-        found[:-batch], found[-batch:] = rows[batch:], first
+        into[...] = recurrent._all_past(rows, first, steps, reverse)
+    elif reverse:
+        into[:-batch], into[-batch:] = rows[batch:], first
     else:
-        found[batch:], found[:batch] = rows[:-batch], first
-    return found
+        into[batch:], into[:batch] = rows[:-batch], first
 
 
 def _start(grad: Any, like: Any) -> Any:
@@ -86,19 +84,24 @@ def _start(grad: Any, like: Any) -> Any:
 
 
 def _weight_grads(
-    gates: Any, hidden_gates: Any, x: Any, w_ih: Any, before: Any, has_bias: bool, need: Any
-) -> tuple[Any, ...]:
-    """See `kernels.recurrent._weight_grads`."""
+    gates: Any, hidden_gates: Any, x: Any, w_ih: Any, past: tuple[Any, Any, Sizes, bool],
+    has_bias: bool, need: tuple[bool, bool],
+) -> tuple[Any, ...]:  # fmt: skip
+    """See `kernels.recurrent._weight_grads`; `past` is what `_before` takes."""
     back = matrix.matmul(gates, w_ih) if need[0] else None
     if not need[1]:
         return back, None, None, None, None
-    first = second = None
-    if has_bias:
-        first = second = matrix.sum_rows(gates)
-        if hidden_gates is not gates:
-            second = matrix.sum_rows(hidden_gates)
-    recur = matrix.matmul(hidden_gates.T, before)
-    return back, matrix.matmul(gates.T, x), recur, first, second
+    size, hidden = x.shape[1], past[0].shape[1]
+    wide = empty((len(x), size + hidden))
+    wide[:, :size] = x
+    before = wide[:, size:]
+    _before(*past, before)
+    if gates is hidden_gates:  # both weights meet the same gradients: one product
+        both = matrix.matmul(gates.T, wide)
+        sums = matrix.sum_rows(gates) if has_bias else None
+        return back, both[:, :size].copy(), both[:, size:].copy(), sums, sums
+    sums = (matrix.sum_rows(gates), matrix.sum_rows(hidden_gates)) if has_bias else (None, None)
+    return back, matrix.matmul(gates.T, x), matrix.matmul(hidden_gates.T, before), *sums
 
 
 def _fits_lstm(
@@ -194,8 +197,8 @@ def lstm_grad(
         address(dgates),
         address(zeros),
     )
-    before = _before(out, h, sizes, reverse) if need[1] else None
-    found = _weight_grads(dgates, dgates, x, w_ih, before, has_bias, need)
+    past = (out, h, sizes, reverse)
+    found = _weight_grads(dgates, dgates, x, w_ih, past, has_bias, need)
     return found[0], dh, dc, *found[1:], None
 
 
@@ -277,6 +280,6 @@ def gru_grad(
         address(inputs),
         address(states),
     )
-    before = _before(out, h, sizes, reverse) if need[1] else None
-    found = _weight_grads(inputs, states, x, w_ih, before, has_bias, need)
+    past = (out, h, sizes, reverse)
+    found = _weight_grads(inputs, states, x, w_ih, past, has_bias, need)
     return found[0], dh, *found[1:]
