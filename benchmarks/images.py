@@ -5,7 +5,7 @@
 The peers come with `pip install -e .[bench]`; one that is not installed has no column. float32,
 synthetic images of 224x224 (ResNet-18 in training: 64x64; small CNN: 28x28). PyTorch runs channels
 last and, in training, in its better layout of two; ONNX Runtime with its defaults, OpenVINO with
-the latency hint. Printed: median milliseconds of each, and the median over rounds of (peer's time / ours).
+the latency hint. Printed: median milliseconds, and the median over rounds of peer / ours.
 
 `--memory` prints the peak memory of a training step of ResNet-50, batch 16, in processes of their
 own.

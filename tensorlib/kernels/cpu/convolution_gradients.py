@@ -256,23 +256,27 @@ def direct_weight_grad(
     """For each tap the product of the gradient's rows and the input rows it sees."""
     g = _of_gradient(grad.shape, shape, x.shape, stride, padding, dilation, groups)
     back, channels = channels_last(_as_image(grad)), g.channels
-    if _is_narrow(shape, dilation, groups):
+    narrow = _is_narrow(shape, dilation, groups)
+    if narrow:
         g, border = frame(g)
         image = channels_last(_as_image(x), border)
     else:
         image = channels_last(_as_image(x))
     depth = math.prod(shape[1:]) // g.taps  # of one group's rows
     taps = math.prod(shape[2:])
-    straight = taps == 1 or (last and g.taps == taps)  # sums lie as the gradient does
+    # sums lie as the gradient does, its channels innermost
+    straight = taps == 1 or last or narrow
     outputs = g.outputs // g.groups
     sums = empty((g.groups, outputs, g.taps, depth) if straight
                  else (g.groups, g.taps, outputs, depth))  # fmt: skip
     for group in range(g.groups):
-        _group_sums(g, group, image, channels, back, depth, sums[group], straight)
-    if straight:
-        shaped = sums.reshape(shape[0], *shape[2:], shape[1])
-        return np.moveaxis(shaped, -1, 1) if taps > 1 else sums.reshape(shape)
-    return _scattered(g, sums, shape)
+        _group_sums(g, group, image, channels, back, sums[group], straight, narrow)
+    if not straight:
+        return _scattered(g, sums, shape)
+    if taps == 1:
+        return sums.reshape(shape)
+    made = np.moveaxis(sums.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    return made if last else np.ascontiguousarray(made)
 
 
 def _cut(rows: int, outputs: int, depth: int, taps: int) -> tuple[int, int, int]:
@@ -289,20 +293,21 @@ def _cut(rows: int, outputs: int, depth: int, taps: int) -> tuple[int, int, int]
 
 
 def _group_sums(
-    g: Geometry, group: int, image: Any, channels: int, back: Any, depth: int, sums: Any,
-    straight: bool,
+    g: Geometry, group: int, image: Any, channels: int, back: Any, sums: Any, straight: bool,
+    narrow: bool,
 ) -> None:  # fmt: skip
     """The sums of one group of channels."""
-    outputs = g.outputs // g.groups
-    slices, splits, chunk = _cut(g.rows, outputs, depth, g.taps)
+    outputs, depth = g.outputs // g.groups, sums.shape[-1]
+    wide = depth * g.taps if narrow else depth
+    slices, splits, chunk = _cut(g.rows, outputs, wide, 1 if narrow else g.taps)
     parts = sums if slices == 1 else empty((slices, *sums.shape))
     row, step = (g.taps * depth * 4, depth * 4) if straight else (depth * 4, outputs * depth * 4)
     first_x, first_grad = address(image) + group * depth * 4, address(back) + group * outputs * 4
-    room = chunk * (-(-outputs // splits) + depth + 2 * GAP + 16) * 4 + 1024
+    room = chunk * (-(-outputs // splits) + wide + 2 * GAP + 16) * 4 + 1024
     _direct.weight_sums(
         slices * splits, first_x, first_grad, address(parts), *scratch(room), g.rows, slices,
-        splits, chunk, depth, outputs, GAP, channels * 4, g.outputs * 4, row, step, sums.nbytes,
-        *g.window,
+        splits, chunk, depth, outputs, narrow, GAP, channels * 4, g.outputs * 4, row, step,
+        sums.nbytes, *g.window,
     )  # fmt: skip
     if slices > 1:
         count, length = blocks(sums.size, 4096)
@@ -312,17 +317,12 @@ def _group_sums(
 
 
 def _scattered(g: Geometry, sums: Any, shape: Sizes) -> Any:
-    """sums[group, tap, output, depth] as the weight gradient of `shape`."""
+    """sums[group, tap, output, depth] as the row-major weight gradient of `shape`."""
     out = empty(shape)
-    taps = g.taps
-    if taps == math.prod(shape[2:]):
-        for group in range(g.groups):
-            part = out[group * (g.outputs // g.groups) :]
-            _direct.scatter_weights(
-                g.outputs // g.groups, address(sums[group]), address(part),
-                g.outputs // g.groups, sums.shape[3], taps,
-            )  # fmt: skip
-    else:  # rows of taps of a narrow convolution: [KH, O, KW * C]
-        rows = sums[0].reshape(taps, g.outputs, -1, shape[1])
-        out.reshape(g.outputs, shape[1], taps, -1)[...] = rows.transpose(1, 3, 0, 2)
+    outputs = g.outputs // g.groups
+    for group in range(g.groups):
+        _direct.scatter_weights(
+            outputs, address(sums[group]), address(out[group * outputs :]), outputs,
+            sums.shape[3], g.taps,
+        )  # fmt: skip
     return out

@@ -218,9 +218,8 @@ def copy_row(source, target, count):
     """Copy `count` numbers."""
     for k in range(0, count - LANES + 1, LANES):
         store(target + 4 * k, load(source + 4 * k))
-    done = count // LANES * LANES
-    if done < count:
-        store_part(target + 4 * done, load_part(source + 4 * done, count - done), count - done)
+    for k in range(count // LANES * LANES, count):  # masked stores take tens of cycles on AMD
+        store_f32(target + 4 * k, load_f32(source + 4 * k))
 
 
 @inner
@@ -228,9 +227,8 @@ def zero_row(target, count):
     """Set `count` numbers to zero."""
     for k in range(0, count - LANES + 1, LANES):
         store(target + 4 * k, splat(0.0))
-    done = count // LANES * LANES
-    if done < count:
-        store_part(target + 4 * done, splat(0.0), count - done)
+    for k in range(count // LANES * LANES, count):
+        store_f32(target + 4 * k, np.float32(0))
 
 
 @inner
@@ -274,6 +272,7 @@ def weight_sums(
     chunk: i64,
     depth: i64,
     outputs: i64,
+    together: i64,
     gap: i64,
     pixel: i64,
     grad_pixel: i64,
@@ -298,7 +297,7 @@ def weight_sums(
     `slice_step`, `out_step` and `out_row` bytes.
 
     Rows are gathered `chunk` at a time, `gap` numbers apart, so that they lie in the cache and in
-    different sets of it.
+    different sets of it; what all taps see in one row if `together`, for few channels.
     """
     part = block // splits
     split = block - part * splits
@@ -308,7 +307,9 @@ def weight_sums(
     first = split * tiles // splits * ROWS
     width = min((split + 1) * tiles // splits * ROWS, outputs) - first
     a_row = (width + gap) * 4
-    b_row = (depth + gap) * 4
+    taps = kh * kw
+    wide = depth * taps if together != 0 else depth
+    b_row = (wide + gap) * 4
     a = (scratch + worker * scratch_stride + 63) // 64 * 64
     b = (a + chunk * a_row + 63) // 64 * 64
     out = sums + part * slice_step + first * out_row
@@ -316,17 +317,21 @@ def weight_sums(
         last = min(m + chunk, end)
         for r in range(m, last):
             copy_row(grad + r * grad_pixel + first * 4, a + (r - m) * a_row, width)
-        for t in range(kh * kw):
+        for t in range(taps):
+            place = b + t * depth * 4 if together != 0 else b
             gather_tap(
-                x, b, b_row, m, last, depth, pixel, h, w, oh, ow, sh, sw,
+                x, place, b_row, m, last, depth, pixel, h, w, oh, ow, sh, sw,
                 t // kw * dh - ph, t % kw * dw - pw,
             )  # fmt: skip
-            for n in range(0, depth, PANEL):
+            if together != 0 and t < taps - 1:
+                continue
+            first_tap = 0 if together != 0 else t
+            for n in range(0, wide, PANEL):
                 for row in range(0, width, ROWS):
                     outer(
                         a + row * 4, a_row, b + n * 4, b_row, last - m,
-                        out + t * out_step + row * out_row + n * 4, out_row,
-                        min(ROWS, width - row), min(PANEL, depth - n), m == begin,
+                        out + first_tap * out_step + row * out_row + n * 4, out_row,
+                        min(ROWS, width - row), min(PANEL, wide - n), m == begin,
                     )  # fmt: skip
 
 

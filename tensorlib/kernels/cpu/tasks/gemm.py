@@ -84,9 +84,13 @@ def _stored(builder: Any, row: list[Any], address: Any, columns: Any, change: An
         with partial:
             for j, slot in enumerate(row):
                 left = builder.sub(columns, _number(j * LANES))
-                with builder.if_then(builder.icmp_signed(">", left, _number(0))):
-                    at = builder.add(address, _number(j * BYTES))
-                    emit_store_part(builder, change(builder.load(slot), at, left), at, left)
+                at = builder.add(address, _number(j * BYTES))
+                vector = builder.icmp_signed(">=", left, _number(LANES))
+                with builder.if_else(vector) as (inside, rest):
+                    with inside:
+                        emit_store(builder, change(builder.load(slot), at, None), at)
+                    with rest, builder.if_then(builder.icmp_signed(">", left, _number(0))):
+                        emit_store_part(builder, change(builder.load(slot), at, left), at, left)
 
 
 @intrinsic
