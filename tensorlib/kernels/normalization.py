@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -236,3 +237,68 @@ def layer_norm_grad(grad: Any, rows: Any, mean: Any, invstd: Any, weight: Any, b
         None if weight is None else column_sums(grad * hat),
         column_sums(grad) if bias else None,
     )
+
+
+def _group_samples() -> list[tuple[Any, ...]]:
+    rng = np.random.default_rng(3)
+    found: list[tuple[Any, ...]] = []
+    for shape, groups in (((2, 6, 5, 7), 3), ((3, 8, 16), 8), ((4, 12), 4), ((2, 4, 3, 3, 5), 1)):
+        x = rng.standard_normal(shape).astype(np.float32) + np.float32(1)
+        weight, bias = rng.standard_normal((2, shape[1])).astype(np.float32)
+        found += [(x, groups, weight, bias, 1e-5), (x, groups, None, None, 1e-3)]
+    last = channels_first(np.ascontiguousarray(channels_last(found[0][0])))
+    return [*found, (last, *found[0][1:])]
+
+
+def _group_grad_samples() -> list[tuple[Any, ...]]:
+    rng = np.random.default_rng(4)
+    found = []
+    for x, groups, weight, bias, eps in _group_samples():
+        _, mean, invstd = group_norm.reference(x, groups, weight, bias, eps)
+        grad = rng.standard_normal(x.shape).astype(np.float32)
+        found.append((grad, x, groups, mean, invstd, weight))
+    return found
+
+
+def _grouped(x: Any, groups: int) -> Any:
+    """[N, C, ...] as [N, G, C / G, P]."""
+    n, c = x.shape[:2]
+    return x.reshape(n, groups, c // groups, math.prod(x.shape[2:]))
+
+
+@kernel(_group_samples)
+def group_norm(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
+    """`(output, mean, 1/std)` of [N, C, ...] normalised over groups of channels, times `weight`
+    plus `bias` [C]; the statistics are [N, G].
+    """
+    values = _grouped(x, groups)
+    count = max(math.prod(values.shape[2:]), 1)
+    mean = values.sum((2, 3), keepdims=True) / count
+    out = values - mean
+    variance = np.einsum("ngcp,ngcp->ng", out, out) / count
+    invstd = 1 / np.sqrt(variance + x.dtype.type(eps))
+    out *= invstd[:, :, None, None]
+    if weight is not None:
+        out *= weight.reshape(groups, -1, 1)
+    if bias is not None:
+        out += bias.reshape(groups, -1, 1)
+    return out.reshape(x.shape), mean[:, :, 0, 0], invstd
+
+
+@kernel(_group_grad_samples)
+def group_norm_grad(grad: Any, x: Any, groups: int, mean: Any, invstd: Any, weight: Any) -> Any:
+    """Gradients for input, weight and bias of `group_norm`."""
+    back, hat = _grouped(grad, groups), _grouped(x, groups)
+    hat = hat - mean[:, :, None, None]
+    hat *= invstd[:, :, None, None]
+    weight_grad = np.einsum("ngcp,ngcp->gc", back, hat).reshape(-1)
+    bias_grad = back.sum((0, 3)).reshape(-1)
+    if weight is not None:
+        back = back * weight.reshape(groups, -1, 1)
+    count = max(math.prod(hat.shape[2:]), 1)
+    along = np.einsum("ngcp,ngcp->ng", back, hat) / count
+    hat *= along[:, :, None, None]
+    dx = back - back.sum((2, 3), keepdims=True) / count
+    dx -= hat
+    dx *= invstd[:, :, None, None]
+    return dx.reshape(x.shape), weight_grad, bias_grad

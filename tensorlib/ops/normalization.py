@@ -378,15 +378,32 @@ def group_norm(
             "group_norm",
             f"Expected more than 1 value per channel when training, got input size {x.shape}",
         )
-    width = math.prod(x.shape[1:]) // num_groups
-    rows = shape.reshape(input, (x.shape[0] * num_groups, width))
-    result = shape.reshape(layer_norm(rows, (width,), None, None, eps), x.shape)
-    flat = (1, -1) + (1,) * (x.ndim - 2)
-    if weight is not None:
-        result = elementwise.mul(result, shape.reshape(weight, flat))
-    if bias is not None:
-        result = elementwise.add(result, shape.reshape(bias, flat))
-    return shape.laid_out_like(result, input)
+    w = None if weight is None else weight.array
+    output, mean, invstd = kernels.group_norm(
+        x, num_groups, w, None if bias is None else bias.array, eps
+    )
+    inputs = (input, *(t for t in (weight, bias) if t is not None))
+
+    def backward(grad: Array) -> Grads:
+        dx, dw, db = kernels.group_norm_grad(grad, x, num_groups, mean, invstd, w)
+        parts: Grads = (dx,)
+        if weight is not None:
+            parts += (dw,)
+        if bias is not None:
+            parts += (db,)
+        return parts
+
+    def smooth(grad: Any) -> Grads:
+        n, c = x.shape[:2]
+        form = (n, num_groups, c // num_groups, -1)
+        scale = None if w is None else w.reshape((1, *form[1:]))
+        has = weight is not None, bias is not None
+        dx, *rest = _smooth_norm(
+            grad.reshape(form), x.reshape(form), scale, (2, 3), (0, 3), eps, *has
+        )
+        return (dx.reshape(x.shape), *(part.reshape((c,)) for part in rest))
+
+    return shape.laid_out_like(record(output, backward, *inputs, smooth=smooth), input)
 
 
 @called("ViewBackward0")

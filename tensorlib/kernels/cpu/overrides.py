@@ -8,6 +8,7 @@ from tensorlib.kernels.cpu import attention as attention
 from tensorlib.kernels.cpu import convolution as convolution
 from tensorlib.kernels.cpu import convolution_gradients as convolution_gradients
 from tensorlib.kernels.cpu import embedding as embedding
+from tensorlib.kernels.cpu import group_norm as group_norm
 from tensorlib.kernels.cpu import image as image
 from tensorlib.kernels.cpu import layer_norm as layer_norm
 from tensorlib.kernels.cpu import matrix as matrix

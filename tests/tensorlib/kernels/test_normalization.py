@@ -263,3 +263,28 @@ def test_layer_norm_notices_a_change_of_its_input():
     inside += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_group_norm_errors_are_within_four_times_those_of_pytorch(offset, affine):
+    torch = pytest.importorskip("torch")
+    x, grad = single(3, 24, 11, 13) + np.float32(offset), single(3, 24, 11, 13)
+    weight, bias = (single(24), single(24)) if affine else (None, None)
+
+    def run(kind):
+        given = [
+            None if a is None else torch.tensor(a.astype(kind), requires_grad=True)
+            for a in (x, weight, bias)
+        ]
+        out = torch.nn.functional.group_norm(given[0], 6, *given[1:])
+        out.backward(torch.tensor(grad.astype(kind)))
+        return [out.detach().numpy(), *(t.grad.numpy() for t in given if t is not None)]
+
+    y, mean, invstd = kernels.group_norm(x, 6, weight, bias, 1e-5)
+    got = [y, *kernels.group_norm_grad(grad, x, 6, mean, invstd, weight)]
+    expected = zip(run(np.float32), run(np.float64), strict=True)
+    for one, (other, exact) in zip(got, expected, strict=False):
+        budget = max(4 * np.abs(other - exact).max(), 4e-7 * np.abs(exact).max())
+        assert np.abs(one - exact).max() <= budget
