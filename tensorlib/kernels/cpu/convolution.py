@@ -23,7 +23,9 @@ __all__ = ["Geometry"]
 _direct, _winograd, _gemm = Tasks("convolution"), Tasks("winograd"), Tasks("gemm")
 _depthwise = Tasks("depthwise")
 
-LEAST = 1 << 17  # multiply-adds from which a compiled body is faster, about 50 us
+# Multiply-adds from which a compiled body is worth its call. Below, NumPy's sums also round as
+# PyTorch's do, to the last bit more often than not: loss curves of small models coincide.
+LEAST = 1 << 19
 TILES = 12  # 2x2 outputs that Winograd's passes take at a time, for few channels
 GAP = 16  # numbers between gathered rows or tiles, so that they do not share cache sets
 INFINITY = float("inf")
