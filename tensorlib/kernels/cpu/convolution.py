@@ -33,7 +33,7 @@ INFINITY = float("inf")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a convolution of images in two dimensions."""
+    """Sizes of a convolution of images; kernel, stride, padding, dilation are pairs."""
 
     images: int
     channels: int
@@ -42,10 +42,10 @@ class Geometry:
     outputs: int
     out_height: int
     out_width: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: Sizes
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
     groups: int
 
     @property
@@ -89,7 +89,7 @@ def geometry(
     return Geometry(
         shape[0], shape[1], height, width, w_shape[0], out_height, out_width,
         (*one, *w_shape[2:]), (*one, *stride), pads, (*one, *dilation), groups,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def _of_forward(

@@ -64,7 +64,7 @@ def _rotated(g: Geometry) -> Geometry:
     return Geometry(
         g.images, g.outputs, g.out_height, g.out_width, g.channels, g.height, g.width,
         g.kernel, (1, 1), back, g.dilation, g.groups,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 # -- input -----------------------------------------------------------------------------------------
