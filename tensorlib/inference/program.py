@@ -236,19 +236,17 @@ def _lives(
     """First and last call that uses the arena's memory of each value."""
     first = {p.output: i for i, p in enumerate(chosen) if isinstance(p, Lowered)}
     last = dict(first)
-    for i, part in enumerate(chosen):
-        if isinstance(part, Lowered):
-            for index in part.sources:
-                if index in first:
-                    last[index] = i
     shared: dict[int, list[int]] = {}
     for index in first:
         shared.setdefault(graph.values[index].memory, []).append(index)
-    for i, call in enumerate(calls):  # operations may make views, which keep the memory in use
-        if not isinstance(chosen[i], Lowered):
-            for used in call.inputs():
-                for index in shared.get(graph.values[used].memory, ()):
-                    last[index] = max(last[index], i)
+    for i, (call, part) in enumerate(zip(calls, chosen, strict=True)):
+        compiled = isinstance(part, Lowered)
+        for used in part.sources if compiled else call.inputs():
+            if compiled and used in first:
+                last[used] = i
+                continue
+            for index in shared.get(graph.values[used].memory, ()):  # an operation's view
+                last[index] = i
     for used in graph.results():
         for index in shared.get(graph.values[used].memory, ()):
             last[index] = len(calls)

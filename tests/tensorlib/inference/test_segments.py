@@ -354,3 +354,19 @@ def test_photographs_keep_their_classes():
             wanted = model(x)
         got = inference.compile(model, x[:2])(x)
         assert got.argmax(1).tolist() == wanted.argmax(1).tolist()
+
+
+def test_memory_seen_through_a_view_stays_in_use():
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(16, 24), nn.Linear(24, 64)
+
+        def forward(self, x):
+            return self.second(self.first(x)[:, None])  # a view between two products
+
+    tensorlib.manual_seed(0)
+    model, x = Viewed().eval(), tensorlib.randn(300, 16)
+    compiled = inference.compile(model, x)
+    assert len(segments(compiled)) == 2
+    expect_same(compiled, model, x)
