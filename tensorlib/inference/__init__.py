@@ -9,10 +9,19 @@
 | `plan.py` `chunks.py` `segment.py` | one arena of memory, and the rows that run in it |
 | `program.py` `steps.py` | all steps of a model in order |
 | `compiled.py` | `compile` and its result |
+| `quantized.py` | `quantize`: 8-bit numbers where they are faster |
 """
 
 from __future__ import annotations
 
 from tensorlib.inference.compiled import Compiled, InferenceWarning, compile
+from tensorlib.inference.quantized import QuantizationReport, Quantized, quantize
 
-__all__ = ["Compiled", "InferenceWarning", "compile"]
+__all__ = [
+    "Compiled",
+    "InferenceWarning",
+    "QuantizationReport",
+    "Quantized",
+    "compile",
+    "quantize",
+]

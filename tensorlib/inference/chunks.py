@@ -18,7 +18,7 @@ from typing import Any
 from tensorlib.inference.lowering import Lowered
 from tensorlib.inference.templates import Batch
 
-__all__ = ["Group", "example_bytes", "grouped"]
+__all__ = ["Group", "example_bytes", "fitting", "grouped"]
 
 
 @dataclass
@@ -64,7 +64,7 @@ def grouped(parts: list[Lowered], most: int, outside: set[int]) -> list[Group]:
     for stage, run in groupby(parts, key=_stage):
         group = Group(list(run), most)
         if stage is not None:
-            group.chunk = min(most, _chunk(group))
+            group.chunk = min(most, fitting(group))
         last = found[-1] if found else None
         if last is not None and last.chunk < most and group.chunk < most:
             least, largest = sorted((last.chunk, group.chunk))
@@ -81,7 +81,7 @@ def grouped(parts: list[Lowered], most: int, outside: set[int]) -> list[Group]:
     return found
 
 
-def _chunk(group: Group) -> int:
+def fitting(group: Group) -> int:
     """How many examples of the largest call fit in the cache, a power of two."""
     sizes = [_footprint(part) for part in group.parts]
     if None in sizes:

@@ -51,6 +51,8 @@ def compile(model: Callable[..., Any], example: Any, *, batch_dim: int = 0) -> C
 class Compiled:
     """A model made ready for inference; see `compile`. Call it as the model."""
 
+    _where = "compile"  # what errors name
+
     def __init__(self, model: Callable[..., Any], example: Any, batch_dim: int = 0) -> None:
         args = example if isinstance(example, tuple) else (example,)
         self.model = model
@@ -58,7 +60,7 @@ class Compiled:
         self._example = Example.of(args, {}, batch_dim)
         if not self._example.tensors:
             raise ArgumentError(
-                "compile", "the example has no Tensor", "a Tensor or a tuple of them"
+                self._where, "the example has no Tensor", "a Tensor or a tuple of them"
             )
         self._lock = threading.RLock()
         self._said: set[Any] = set()
@@ -91,12 +93,12 @@ class Compiled:
     def _expect_evaluation(self) -> None:
         if getattr(self.model, "training", False):
             raise InvalidValueError(
-                "compile", "the model is in training mode", "evaluation mode", hint="model.eval()"
+                self._where, "the model is in training mode", "evaluation mode", hint="model.eval()"
             )
 
     def _build(self) -> Program:
         """A program of the graph with the weights as they are."""
-        graph, self.report = optimise(self._graph)
+        graph, self._done = optimise(self._graph)
         changed = {graph.values[i].memory for call in graph.calls for i in call.changed}
         self._states = [
             (v.tensor, v.tensor.array, v.tensor._counter, v.tensor._counter[0])
@@ -184,7 +186,7 @@ class Compiled:
         name = getattr(self.model, "__name__", type(self.model).__name__)
         if self._program is None:
             return f"{name}, not compiled: {self.reason}"
-        lines = [f"{name}, compiled: {self.report}"]
+        lines = [f"{name}, compiled: {self._done}"]
         shapes = ", ".join(f"{tuple(t.array.shape)} {t.dtype}" for t in self._example.tensors)
         if self.shape_reason:
             lines.append(f"for arguments {shapes} alone, because {self.shape_reason}")
