@@ -157,15 +157,14 @@ def _is_narrow(w_shape: Sizes, dilation: Sizes, groups: int) -> bool:
 
 # -- memory ----------------------------------------------------------------------------------------
 
-_zeros = np.zeros(4096, np.float32)
+_zeros = [np.zeros(4096, np.float32)]  # all that were ever made: compiled models hold addresses
 
 
 def _zero(channels: int) -> int:
     """Address of as many zeros as a position outside the image has channels."""
-    global _zeros
-    if _zeros.size < channels:
-        _zeros = np.zeros(2 * channels, np.float32)
-    return address(_zeros)
+    if _zeros[-1].size < channels:
+        _zeros.append(np.zeros(2 * channels, np.float32))
+    return address(_zeros[-1])
 
 
 def _as_image(x: Any) -> Any:
