@@ -1,7 +1,7 @@
 """Threads that run the blocks of a task: one pool for all kernels of a process.
 
 Blocks are handed out one by one from a counter, so that a core that is busy with other work takes
-fewer; what a block computes never depends on who runs it. Workers look for work for some ten
+fewer; what a block computes never depends on who runs it. Workers look for work for some hundred
 microseconds after a job, then sleep on a condition variable: nothing spins beside other processes,
 and no runtime library (OpenMP) is involved, so that forking is safe: a child starts its own
 workers.
@@ -28,7 +28,7 @@ from tensorlib.kernels.cpu import host, loader
 __all__ = ["launch", "launch_address", "run", "scratch", "set_threads", "threads"]
 
 SIZE = 1024  # bytes of the block of words and mutexes that the threads share
-PATIENCE_S = 50e-6  # how long a worker looks for work before it sleeps
+PATIENCE_S = 200e-6  # how long a worker looks for work before it sleeps: Python's time between layers
 STOP_LIMIT_S = 60.0  # at most as long as one task
 
 
