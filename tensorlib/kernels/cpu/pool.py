@@ -28,7 +28,7 @@ from tensorlib.kernels.cpu import host, loader
 __all__ = ["launch", "launch_address", "run", "scratch", "set_threads", "threads"]
 
 SIZE = 1024  # bytes of the block of words and mutexes that the threads share
-PATIENCE_S = 200e-6  # how long a worker looks for work before it sleeps: Python's time between layers
+PATIENCE_S = 200e-6  # how long a worker looks for work: Python between layers takes less
 STOP_LIMIT_S = 60.0  # at most as long as one task
 
 
