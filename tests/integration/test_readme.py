@@ -66,10 +66,12 @@ def test_every_command(tmp_path: Path, head: Head) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def test_the_python_block() -> None:
-    (program,) = blocks("python")
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_python_blocks(place: int) -> None:
+    program = blocks("python")[place]
+    assert len(blocks("python")) == 2
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=110, check=True
     )
     assert f"# {done.stdout.strip()}," in program
 
