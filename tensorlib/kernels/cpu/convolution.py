@@ -59,11 +59,6 @@ class Geometry:
         return self.kernel[0] * self.kernel[1]
 
     @property
-    def work(self) -> int:
-        """Multiply-adds."""
-        return self.rows * self.outputs * self.taps * self.channels // self.groups
-
-    @property
     def window(self) -> tuple[int, ...]:
         """Input and output sizes, kernel, stride, padding, dilation, as tasks take them."""
         return (

@@ -14,13 +14,14 @@ import numpy as np
 
 from tensorlib.kernels import convolution as reference
 from tensorlib.kernels.convolution import Pads, Sizes
-from tensorlib.kernels.cpu import Tasks, address, blocks, empty, scratch
+from tensorlib.kernels.cpu import address, blocks, empty, scratch
 from tensorlib.kernels.cpu.convolution import (
     GAP,
     Geometry,
     _as_image,
     _depthwise,
     _direct,
+    _gemm,
     _innermost,
     _input_applies,
     _is_depthwise,
@@ -42,8 +43,6 @@ from tensorlib.kernels.cpu.convolution import (
     pack_winograd,
     panel,
 )
-
-_gemm = Tasks("gemm")
 
 CHUNK = 1 << 22  # bytes of transformed tiles taken at a time for the gradient of weights
 NEAR = 384 << 10  # bytes of gathered rows that stay in the second-level cache

@@ -180,4 +180,11 @@ def test_the_choice_of_algorithm():
     assert first(SHAPES[11]) is convolution.narrow_forward
     assert first(SHAPES[16]) is convolution.depthwise_forward
     assert first(SHAPES[7]) is convolution.direct_forward
-    assert convolution_gradients.winograd_weight_grad
+    x, w, _, options = problem(SHAPES[0], "planes")
+    grad = reference.conv_forward(x, w, *options)
+    for kernel, args, body in (
+        (reference.conv_input_grad, (grad, w, x.shape), "winograd_input_grad"),
+        (reference.conv_weight_grad, (x, grad, w.shape), "winograd_weight_grad"),
+    ):
+        chosen = next(o.function for o in kernel.overrides if o.condition(*args, *options))
+        assert chosen is getattr(convolution_gradients, body)
