@@ -35,6 +35,7 @@ class Metrics:
         self._rank = rank
         self._next_progress = 0.0
         self.last_step: int | None = None
+        self.last_epoch: int | None = None
         self.last_values: dict[str, float] = {}
 
     def log(self, values: Mapping[str, Any], *, step: int, epoch: int | None = None) -> None:
@@ -43,6 +44,7 @@ class Metrics:
             raise ValueError(f"metrics.log: step is {step!r}; expected a whole number from 0 on.")
         numbers = {key: _number(key, value) for key, value in values.items()}
         self.last_step = step
+        self.last_epoch = epoch if epoch is not None else self.last_epoch
         self.last_values.update(numbers)
         if self._rank == 0:
             self._run_dir.append_event("metrics", step=step, epoch=epoch, values=numbers)
@@ -70,6 +72,7 @@ class Checkpoints:
         self._run_dir = run_dir
         self._rank = rank
         self._metrics = metrics
+        self._last_save_s = time.monotonic()
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, verified, or None. Damaged ones are skipped and told."""
@@ -80,10 +83,38 @@ class Checkpoints:
         if self._rank == 0:
             self._run_dir.append_event("checkpoint_skipped", path=str(path), why=why)
 
-    def due(self, step: int) -> bool:
-        """Whether the spec wants a checkpoint after `step` steps."""
-        every = self._spec.every_steps
-        return every is not None and step > 0 and step % every == 0
+    def due(self, step: int, epoch_end: bool = False, *, epoch: int | None = None) -> bool:
+        """Whether the spec wants a checkpoint after `step` steps.
+
+        `epoch_end` says that an epoch has just ended, `epoch` how many have; left out, it is one
+        more than the last `epoch` that was logged. By minutes only rank 0's clock counts, which
+        the other ranks do not know: a job that talks between ranks before it saves lets them agree
+        first, as with `should_stop`.
+        """
+        if self._due_by_epoch(epoch_end, epoch):
+            return True
+        every, minutes = self._spec.every_steps, self._spec.every_minutes
+        if every is not None and step > 0 and step % every == 0:
+            return True
+        if minutes is None or self._rank != 0:
+            return False
+        return time.monotonic() - self._last_save_s >= 60 * minutes
+
+    def _due_by_epoch(self, epoch_end: bool, epoch: int | None) -> bool:
+        every = self._spec.every_epochs
+        if every is None or not epoch_end:
+            return False
+        if every == 1:
+            return True
+        if epoch is None:
+            logged = self._metrics.last_epoch
+            if logged is None:
+                raise ValueError(
+                    f"checkpoint.due: the spec wants one every {every} epochs and no epoch was "
+                    "given or logged; expected due(step, epoch_end=True, epoch=N)."
+                )
+            epoch = logged + 1
+        return epoch % every == 0
 
     def save(
         self,
@@ -99,6 +130,7 @@ class Checkpoints:
         """
         if self._rank != 0:
             return None
+        self._last_save_s = time.monotonic()
         values = (
             dict(self._metrics.last_values)
             if metrics is None
@@ -154,7 +186,11 @@ class Artifacts:
 
 
 class JobContext:
-    """Who this worker is and what it may use."""
+    """Who this worker is and what it may use.
+
+    `shards` is the number of parts that every global batch is cut into, the same for all attempts
+    of a run with `determinism: exact`; `world_size` may differ between attempts.
+    """
 
     def __init__(
         self,
@@ -175,6 +211,8 @@ class JobContext:
         self.world_size = world_size
         self.local_rank = local_rank
         self.seed = plan.spec.seed
+        self.determinism = plan.spec.determinism
+        self.shards = plan.shards or world_size
         self.threads = plan.spec.resources.cpus_per_worker
         self.metrics = Metrics(run_dir, rank)
         self.checkpoint = Checkpoints(plan, run_dir, rank, self.metrics)

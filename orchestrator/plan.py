@@ -38,7 +38,11 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 class RunPlan(BaseModel):
-    """Everything a run needs to know, frozen."""
+    """Everything a run needs to know, frozen.
+
+    `shards` is the number of parts of every global batch, fixed for the whole run; None (with
+    `determinism: fast`): as many as an attempt has workers.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -46,6 +50,7 @@ class RunPlan(BaseModel):
     spec: JobSpec
     job_module: str
     engine: Literal["training", "batch"]
+    shards: int | None = None
     config: dict[str, Any]
     home: str
     run_dir: str
@@ -79,6 +84,8 @@ def plan(
         )
     module = find_job(spec.job, source)
     config, problems = _config(module, spec, source)
+    shards, wrong = _shards(spec, module.ENGINE)
+    problems += [f"{source.where(path)}: {text}" for path, text in wrong]
     shortage = _shortage(spec, available)
     if shortage:
         problems.append(f"{source.where(('resources', 'workers'))}: {shortage}")
@@ -94,13 +101,21 @@ def plan(
         spec=spec,
         job_module=module.__name__,
         engine=engine,
+        shards=shards,
         config=config,
         home=str(home),
         run_dir=str(storage / run_id),
         address=address or loaded.address,
         code=code,
         created_at=time.time(),
-        hash=_hash({"spec": spec.model_dump(mode="json"), "config": config, "code": code}),
+        hash=_hash(
+            {
+                "spec": spec.model_dump(mode="json"),
+                "shards": shards,
+                "config": config,
+                "code": code,
+            }
+        ),
     )
 
 
@@ -179,35 +194,27 @@ def params_problems(job: Any, params: Any, source: Source) -> list[str]:
 def render(plan: RunPlan) -> str:
     """The plan for people: what, where, how much, and each parameter as it will be used."""
     spec = plan.spec
-    resources, retry = spec.resources, spec.retry
+    retry = spec.retry
     rows = [
         ("job", f"{plan.job_module} ({plan.engine})"),
-        (
-            "workers",
-            f"{resources.workers} x {resources.cpus_per_worker} CPU = {resources.cpus} CPU",
-        ),
+        ("workers", _workers(spec)),
         ("cluster", plan.address or "an embedded Ray, started for the run"),
         ("run directory", plan.run_dir),
         ("tracking", spec.tracking.uri or f"SQLite under {plan.home}"),
         ("experiment", spec.tracking.experiment or spec.name),
     ]
     if plan.engine == "training":
-        every = spec.checkpoint.every_steps
-        best = f", best by {spec.checkpoint.best}" if spec.checkpoint.best else ""
         rows += [
-            (
-                "checkpoints",
-                f"{f'every {every} steps' if every else 'only where the job asks'}, "
-                f"keep {spec.checkpoint.keep}{best}",
-            ),
+            ("shards", str(plan.shards or "one per worker") + f" ({spec.determinism})"),
+            ("checkpoints", _checkpoints(spec)),
             (
                 "retries",
                 f"{retry.errors} errors, {retry.worker_deaths} worker deaths, "
-                f"{retry.preemptions} preemptions",
+                f"{retry.preemptions} preemptions; silent for {retry.hang_timeout_s:g} s is hung",
             ),
         ]
     rows += [
-        ("seed", f"{spec.seed} ({spec.determinism})"),
+        ("seed", str(spec.seed)),
         ("code", f"orchestrator {plan.code['version']}, git {plan.code['git'] or 'unknown'}"),
         ("hash", plan.hash),
     ]
@@ -215,6 +222,62 @@ def render(plan: RunPlan) -> str:
     text = [f"{spec.name}", *(f"  {name:<{width}}  {value}" for name, value in rows), "  params"]
     config = yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True) if plan.config else ""
     return "\n".join([*text, *(f"    {line}" for line in config.splitlines())])
+
+
+def _workers(spec: JobSpec) -> str:
+    resources = spec.resources
+    per, low, high = resources.cpus_per_worker, resources.min_workers, resources.max_workers
+    if resources.elastic:
+        return f"{low} to {high} x {per} CPU = {low * per} to {high * per} CPU"
+    return f"{high} x {per} CPU = {high * per} CPU"
+
+
+def _checkpoints(spec: JobSpec) -> str:
+    said = spec.checkpoint
+    every = [
+        f"{number:g} {unit}"
+        for number, unit in (
+            (said.every_steps, "steps"),
+            (said.every_epochs, "epochs"),
+            (said.every_minutes, "minutes"),
+        )
+        if number
+    ]
+    when = f"every {', '.join(every)}" if every else "only where the job asks"
+    for_ever = f", every {said.keep_every} steps for ever" if said.keep_every else ""
+    return f"{when}, keep {said.keep}{for_ever}" + (f", best by {said.best}" if said.best else "")
+
+
+# What only a training looks at: a batch job that sets one of these would find it ignored.
+_OF_TRAININGS = ("determinism", "shards")
+
+
+def _shards(spec: JobSpec, engine: str) -> tuple[int | None, list[tuple[tuple[str, ...], str]]]:
+    """The number of shards of a run, and what is wrong with what was said about them."""
+    most = spec.resources.max_workers
+    problems: list[tuple[tuple[str, ...], str]] = []
+    if engine == "batch":
+        problems += [
+            ((key,), f"{key} has no effect on a batch job; expected it to be left out.")
+            for key in _OF_TRAININGS
+            if getattr(spec, key) != JobSpec.model_fields[key].default
+        ]
+        if spec.resources.elastic:
+            text = "a batch job takes a fixed number of workers; expected a number."
+            place = ("resources", "workers")
+            problems.append((place, f"{text} Hint: --set resources.workers={most}."))
+        return None, problems
+    if spec.determinism == "fast":
+        if spec.shards is not None:
+            text = "with determinism: fast there is one shard per worker; expected it to be null."
+            problems.append((("shards",), f"shards is {spec.shards}, but {text}"))
+        return None, problems
+    shards = spec.shards or 4 * max(1, -(-most // 4))
+    if most > shards:
+        text = f"shards is {shards}, but up to {most} workers share them"
+        hint = f"Hint: --set shards={most}."
+        problems.append((("shards",), f"{text}; expected at least one each. {hint}"))
+    return shards, problems
 
 
 def _config(module: ModuleType, spec: JobSpec, source: Source) -> tuple[dict[str, Any], list[str]]:
@@ -256,13 +319,14 @@ def _shortage(spec: JobSpec, available: Mapping[str, float] | None) -> str | Non
     if available is None:
         return None
     resources = spec.resources
-    have = available.get("CPU", 0.0)
-    if resources.cpus <= have:
+    workers, have = resources.min_workers, available.get("CPU", 0.0)
+    need = workers * resources.cpus_per_worker
+    if need <= have:
         return None
     fit = int(have) // resources.cpus_per_worker
     hint = f" Hint: --set resources.workers={fit}." if fit else ""
     return (
-        f"needs {resources.cpus} CPUs ({resources.workers} workers x {resources.cpus_per_worker}), "
+        f"needs {need} CPUs ({workers} workers x {resources.cpus_per_worker}), "
         f"this machine has {have:g}.{hint}"
     )
 

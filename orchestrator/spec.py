@@ -7,9 +7,17 @@ names but this version cannot serve are refused with a sentence, never ignored.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "CheckpointSpec",
@@ -17,6 +25,7 @@ __all__ = [
     "ResourceSpec",
     "RetrySpec",
     "TrackingSpec",
+    "WorkerRange",
 ]
 
 _LOWER_IS_BETTER = re.compile(r"(loss|error|perplexity|mse|mae|rmse)$")
@@ -26,19 +35,32 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class WorkerRange(_Part):
+    """Elastic workers: as many as the cluster has room for, never fewer than `min`."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max {self.max}; expected min <= max")
+        return self
+
+
+def _kind_of_workers(value: Any) -> str:
+    return "WorkerRange" if isinstance(value, dict | WorkerRange) else "number"
+
+
 class ResourceSpec(_Part):
     """Workers of a run and what each of them holds."""
 
-    workers: int = Field(default=1, ge=1)
+    workers: Annotated[
+        Annotated[int, Field(ge=1), Tag("number")] | Annotated[WorkerRange, Tag("WorkerRange")],
+        Discriminator(_kind_of_workers),
+    ] = 1
     cpus_per_worker: int = Field(default=1, ge=1)
     gpus_per_worker: int = Field(default=0, ge=0)
-
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _not_elastic(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            raise ValueError("elastic workers {min, max} are not supported yet; expected a number")
-        return value
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -48,21 +70,47 @@ class ResourceSpec(_Part):
         return value
 
     @property
-    def cpus(self) -> int:
-        """CPUs of all workers together."""
-        return self.workers * self.cpus_per_worker
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while the run lasts."""
+        return isinstance(self.workers, WorkerRange)
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers the run goes on with."""
+        return self.workers.min if isinstance(self.workers, WorkerRange) else self.workers
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers the run uses."""
+        return self.workers.max if isinstance(self.workers, WorkerRange) else self.workers
 
 
 class CheckpointSpec(_Part):
     """When a checkpoint is written and which ones stay.
+
+    One is written after every `every_steps` steps (50 where none of the three is given), at the end
+    of every `every_epochs`-th epoch, and `every_minutes` after the last one. The `keep` newest
+    stay, those of every `keep_every`-th step stay for ever, and so does the best one.
 
     `best` names a metric, for example `val/accuracy`. Names that end in loss, error, perplexity,
     mse, mae or rmse are better when lower, others when higher; `val/score min` says it outright.
     """
 
     every_steps: int | None = Field(default=50, ge=1)
+    every_epochs: int | None = Field(default=None, ge=1)
+    every_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     keep: int = Field(default=2, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
     best: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_only_where_nothing_else_is_said(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "every_steps" not in data:
+            given = data.get("every_epochs"), data.get("every_minutes")
+            if given != (None, None):
+                return {**data, "every_steps": None}
+        return data
 
     @field_validator("best")
     @classmethod
@@ -82,11 +130,16 @@ class CheckpointSpec(_Part):
 
 
 class RetrySpec(_Part):
-    """How often each kind of failure is tried again."""
+    """How often each kind of failure is tried again, and when silence is one.
+
+    A rank that said nothing for `hang_timeout_s` after its first step has hung: the stacks of all
+    ranks are written and the attempt ends as if the worker had died.
+    """
 
     errors: int = Field(default=0, ge=0)
     worker_deaths: int = Field(default=3, ge=0)
     preemptions: int = Field(default=10, ge=0)
+    hang_timeout_s: float = Field(default=30.0, ge=1, allow_inf_nan=False)
 
 
 class TrackingSpec(_Part):
@@ -97,7 +150,11 @@ class TrackingSpec(_Part):
 
 
 class JobSpec(_Part):
-    """One job: the module that runs, its parameters, and how it is run."""
+    """One job: the module that runs, its parameters, and how it is run.
+
+    `determinism: exact` cuts every global batch into `shards` parts, whatever the number of
+    workers, so that it changes no bit of the result; `fast` makes one part per worker.
+    """
 
     version: Literal[1]
     name: str = Field(max_length=64)
@@ -105,6 +162,7 @@ class JobSpec(_Part):
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, lt=2**63)
     determinism: Literal["exact", "fast"] = "exact"
+    shards: int | None = Field(default=None, ge=1)
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     retry: RetrySpec = Field(default_factory=RetrySpec)
@@ -125,13 +183,6 @@ class JobSpec(_Part):
     def _job_is_a_module(cls, value: str) -> str:
         if not all(part.isidentifier() for part in value.split(".")):
             raise ValueError(f"{value!r} is not a module; expected a name such as train_classifier")
-        return value
-
-    @field_validator("determinism")
-    @classmethod
-    def _only_exact(cls, value: str) -> str:
-        if value == "fast":
-            raise ValueError("'fast' is not supported yet; expected exact")
         return value
 
     @field_validator("storage")

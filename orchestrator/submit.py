@@ -162,18 +162,20 @@ class _Driver:
     # -- training -------------------------------------------------------------------------------
 
     def _train(self) -> tuple[TerminationReason, str]:
-        with self._cluster():
-            return self._attempts()
+        with self._cluster() as total:
+            return self._attempts(int(total.get("CPU", 0.0)))
 
-    def _attempts(self) -> tuple[TerminationReason, str]:
+    def _attempts(self, cpus: int) -> tuple[TerminationReason, str]:
         """Attempts until one ends well or the policy says stop."""
         from orchestrator.engine import training
 
         failures: list[policy.Failure] = []
         while True:
-            number = self._begin_attempt(self.plan.spec.resources.workers)
+            resources = self.plan.spec.resources
+            workers = min(resources.max_workers, cpus // resources.cpus_per_worker)
+            number = self._begin_attempt(workers)
             failure = training.run_attempt(
-                self.plan, self.run_dir, number, watch=self._watch, token=self.token
+                self.plan, self.run_dir, number, workers, watch=self._watch, token=self.token
             )
             self._pump()
             if failure is None:
@@ -243,7 +245,7 @@ class _Driver:
         parts = Parts(output, manifest.num_rows, config.rows_per_part)
         duplicates = sum(v is not None for v in manifest["duplicate_of"].to_pylist())
         self.run_dir.write_status(batch={"output": str(output), "inputs": manifest.num_rows})
-        number = self._begin_attempt(1 if in_process else self.plan.spec.resources.workers)
+        number = self._begin_attempt(1 if in_process else self.plan.spec.resources.max_workers)
         done = parts.inputs - sum(len(parts.ids(index)) for index in parts.missing())
         first, bad = done, 0
         try:
@@ -367,9 +369,11 @@ class _Driver:
         """Ray, big enough for the run; from here on signals are ours, not Ray's."""
         from orchestrator.engine import cluster
 
-        workers, cpus = self.plan.spec.resources.workers, self.plan.spec.resources.cpus_per_worker
+        resources = self.plan.spec.resources
+        workers, cpus = resources.min_workers, resources.cpus_per_worker
         where = f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray"
-        self.console.say(f"starting {workers} workers on {where}")
+        upto = f" to {resources.max_workers}" if resources.elastic else ""
+        self.console.say(f"starting {workers}{upto} workers on {where}")
         batch = self.plan.engine == "batch"
         with (
             cluster.connect(self.plan.address, cpus, batch=batch) as total,

@@ -61,7 +61,7 @@ def run_parts(
     for index in missing:
         rows = manifest.slice(parts.ids(index).start, parts.rows_per_part)
         blocks.append(rows.append_column("part", pa.array([index] * rows.num_rows)))
-    workers = min(resources.workers, len(missing))
+    workers = min(resources.max_workers, len(missing))
     room = (cluster.get("CPU", 1.0) - CPUS_LEFT_FOR_TASKS) / workers
     job = {"module": plan.job_module, "config": plan.config}
     results = (

@@ -93,9 +93,15 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def run_attempt(
-    plan: RunPlan, run_dir: RunDir, attempt: int, *, watch: Callable[[], bool], token: str
+    plan: RunPlan,
+    run_dir: RunDir,
+    attempt: int,
+    workers: int,
+    *,
+    watch: Callable[[], bool],
+    token: str,
 ) -> Failure | None:
-    """Train once on the connected cluster; None when all workers returned.
+    """Train once with `workers` on the connected cluster; None when all workers returned.
 
     `watch` is called about five times a second in this thread; where it returns False the attempt
     is abandoned (its workers are killed) and None is returned as well: the caller knows why.
@@ -110,7 +116,7 @@ def run_attempt(
         },
         backend_config=ProcessGroupConfig(token=token),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=workers,
             resources_per_worker={"CPU": resources.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
@@ -137,10 +143,10 @@ def run_attempt(
             return None
         thread.join(0.2)
     error = box[0]
-    return None if error is None else classify(error, run_dir, attempt)
+    return None if error is None else classify(error, run_dir, attempt, workers)
 
 
-def classify(error: BaseException, run_dir: RunDir, attempt: int) -> Failure:
+def classify(error: BaseException, run_dir: RunDir, attempt: int, world_size: int) -> Failure:
     """Say what ended an attempt: the job's own error, a dead worker, or the engine.
 
     A survivor's broken connection is an echo of a death, so it never counts as the job's error.
@@ -162,7 +168,7 @@ def classify(error: BaseException, run_dir: RunDir, attempt: int) -> Failure:
         dead = sorted(rank for rank, cause in workers.items() if _is_death(cause))
         # Ray may tell of the survivor's broken connection first; the dead rank is the silent one.
         told = {int(record["rank"]) for record in records}
-        ranks = dead or sorted(set(range(run_dir.plan().spec.resources.workers)) - told)
+        ranks = dead or sorted(set(range(world_size)) - told)
         named = ", ".join(map(str, ranks)) or "unknown"
         return Failure(
             kind="worker_died",

@@ -54,7 +54,7 @@ BAD = [
     ),
     (
         "retry: {foo: 2}",
-        "s.yaml:4: unknown key 'retry.foo'; expected one of errors, preemptions, worker_deaths.",
+        "s.yaml:4: unknown key 'retry.foo'; expected one of errors, hang_timeout_s, pr",
     ),
     (
         "seed: x\nparams:\n  optimizer:\n    name: sgd\n    learning_rat: 1",
@@ -78,14 +78,26 @@ BAD = [
     ("resources:", "s.yaml:4: resources: got nothing (null); expected a mapping of keys."),
     ("resources: {workers: 0}", "s.yaml:4: resources.workers: got 0; expected greater than or eq"),
     (
-        "resources: {workers: {min: 1, max: 4}}",
-        "s.yaml:4: resources.workers: elastic workers {min, max} are not supported yet",
+        "resources: {workers: {min: 3, max: 2}}",
+        "s.yaml:4: resources.workers: min is 3 and max 2; expected min <= max",
     ),
+    (
+        "resources: {workers: {min: 1, maxx: 2}}",
+        "s.yaml:4: unknown key 'resources.workers.maxx'. Hint: did you mean 'max'?",
+    ),
+    (
+        "resources: {workers: {min: 0, max: 2}}",
+        "s.yaml:4: resources.workers.min: got 0; expected greater than or equal to 1.",
+    ),
+    ("resources: {workers: many}", "s.yaml:4: resources.workers: got the text 'many'; expected a"),
+    ("shards: 0", "s.yaml:4: shards: got 0; expected greater than or equal to 1."),
+    ("checkpoint: {every_minutes: 0}", "s.yaml:4: checkpoint.every_minutes: got 0; expected gr"),
+    ("checkpoint: {every_minutes: .inf}", "s.yaml:4: checkpoint.every_minutes: got"),
+    ("retry: {hang_timeout_s: 0.5}", "s.yaml:4: retry.hang_timeout_s: got 0.5; expected"),
     (
         "resources: {gpus_per_worker: 1}",
         "s.yaml:4: resources.gpus_per_worker: 1 GPUs per worker are not supported yet",
     ),
-    ("determinism: fast", "s.yaml:4: determinism: 'fast' is not supported yet; expected exact."),
     (
         "determinism: exakt",
         "s.yaml:4: determinism: got the text 'exakt'; expected 'exact' or 'fast'. "

@@ -103,6 +103,52 @@ def test_when_a_checkpoint_is_due(open_context, every, steps, due):
     assert [step for step in steps if context.checkpoint.due(step)] == due
 
 
+@pytest.mark.parametrize(
+    ("every", "logged", "given", "due"),
+    [
+        (1, None, None, [True] * 4),
+        (2, None, [1, 2, 3, 4], [False, True, False, True]),
+        (2, [0, 1, 2, 3], None, [False, True, False, True]),
+    ],
+)
+def test_checkpoints_by_epochs(open_context, every, logged, given, due):
+    context = open_context(f"checkpoint={{every_epochs: {every}}}")
+    found = []
+    for index in range(4):
+        if logged:
+            context.metrics.log({"x": 1}, step=index, epoch=logged[index])
+        assert not context.checkpoint.due(50 * index)  # in the middle of an epoch
+        epoch = given[index] if given else None
+        found.append(context.checkpoint.due(50 * index, epoch_end=True, epoch=epoch))
+    assert found == due
+
+
+def test_an_epoch_that_nobody_named_is_an_error(open_context):
+    context = open_context("checkpoint={every_epochs: 2}")
+    with pytest.raises(ValueError, match="every 2 epochs and no epoch was given"):
+        context.checkpoint.due(1, epoch_end=True)
+
+
+def test_checkpoints_by_minutes_follow_the_clock_of_rank_0(open_context, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    context = open_context("checkpoint={every_minutes: 0.5}")
+    other = open_context(rank=1)
+    now[0] += 29
+    assert not context.checkpoint.due(1)
+    now[0] += 2
+    assert context.checkpoint.due(2)
+    assert not other.checkpoint.due(2)
+    context.checkpoint.save({"model": 1}, step=2)
+    assert not context.checkpoint.due(3)
+
+
+@pytest.mark.parametrize(("overrides", "shards"), [((), 4), (("determinism=fast",), 2)])
+def test_it_says_how_a_batch_is_cut(open_context, overrides, shards):
+    context = open_context(*overrides)
+    assert (context.shards, context.determinism) == (shards, "fast" if overrides else "exact")
+
+
 def test_checkpoints_are_kept_as_the_spec_says(open_context):
     context = open_context("checkpoint={keep: 1, best: val/accuracy}")
     for step, accuracy in enumerate([0.5, 0.9, 0.6, 0.7], 1):

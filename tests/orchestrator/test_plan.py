@@ -180,3 +180,69 @@ def test_render_shows_every_parameter(make_plan):
     text = plan.render(make_plan())
     for part in ("2 x 1 CPU = 2 CPU", "lr: 0.001", "embedded Ray", "toyjobs.toy (training)"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("workers", "more", "shards"),
+    [
+        ("1", (), 4),
+        ("4", (), 4),
+        ("5", (), 8),
+        ("9", (), 12),
+        ("{min: 1, max: 6}", (), 8),
+        ("{min: 1, max: 3}", ("shards=3",), 3),
+        ("2", ("shards=2",), 2),
+        ("2", ("determinism=fast",), None),
+    ],
+)
+def test_shards_follow_the_most_workers_never_the_current_number(make_plan, workers, more, shards):
+    made = make_plan(f"resources.workers={workers}", *more)
+    assert made.shards == shards
+    assert f"shards         {shards or 'one per worker'}" in plan.render(made)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["resources.workers={min: 1, max: 6}", "shards=4"],
+            "--set shards: shards is 4, but up to 6 workers share them; expected at least one each."
+            " Hint: --set shards=6.",
+        ),
+        (
+            ["determinism=fast", "shards=4"],
+            "--set shards: shards is 4, but with determinism: fast there is one shard per worker",
+        ),
+        (
+            ["job=toyjobs.batch", "shards=4"],
+            "--set shards: shards has no effect on a batch job; expected it to be left out.",
+        ),
+        (
+            ["job=toyjobs.batch", "determinism=fast"],
+            "--set determinism: determinism has no effect on a batch job",
+        ),
+        (
+            ["job=toyjobs.batch", "resources.workers={min: 1, max: 2}"],
+            "--set resources.workers: a batch job takes a fixed number of workers",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_refused(spec_file, overrides, expected):
+    (found,) = refused(spec_file, *overrides)
+    assert found.startswith(expected)
+
+
+def test_elastic_workers_need_room_for_the_fewest(make_plan, spec_file):
+    elastic = "resources.workers={min: 2, max: 8}"
+    assert "2 to 8 x 1 CPU = 2 to 8 CPU" in plan.render(make_plan(elastic))
+    loaded = config.load(spec_file, overrides=[elastic])
+    assert plan.plan(loaded, available={"CPU": 2.0}).shards == 8
+    assert "needs 2 CPUs (2 workers x 1)" in refused(spec_file, elastic, available={"CPU": 1})[0]
+
+
+def test_steps_are_the_default_only_where_nothing_else_is_said(make_plan):
+    assert make_plan().spec.checkpoint.every_steps == 50
+    assert make_plan("checkpoint.every_epochs=2").spec.checkpoint.every_steps is None
+    both = make_plan("checkpoint={every_minutes: 2.5, every_steps: 7, keep_every: 100}")
+    assert "every 7 steps, 2.5 minutes, keep 2, every 100 steps for ever" in plan.render(both)
+    assert RunPlan.model_validate_json(both.model_dump_json()) == both

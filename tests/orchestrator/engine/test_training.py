@@ -43,7 +43,7 @@ DEATH = ray.exceptions.RayActorError()
 def test_the_jobs_own_error_wins_over_its_echoes(run: RunDir) -> None:
     echo(run, 0)
     last_words(run, 1)
-    failure = classify(WorkerGroupError("x", {0: ConnectionError(), 1: ValueError()}), run, 1)
+    failure = classify(WorkerGroupError("x", {0: ConnectionError(), 1: ValueError()}), run, 1, 3)
     assert failure.kind == "job_error"
     assert failure.error == "ValueError: no such label"
     assert failure.where == "job.py:3 in run (rank 1)"
@@ -51,7 +51,7 @@ def test_the_jobs_own_error_wins_over_its_echoes(run: RunDir) -> None:
 
 
 def test_a_dead_worker_is_named_by_ray(run: RunDir) -> None:
-    failure = classify(WorkerGroupError("x", {1: DEATH}), run, 1)
+    failure = classify(WorkerGroupError("x", {1: DEATH}), run, 1, 3)
     assert failure.kind == "worker_died"
     assert "rank 1" in failure.error
 
@@ -60,13 +60,13 @@ def test_a_dead_worker_is_the_silent_one(run: RunDir) -> None:
     """Ray may tell of the survivors' broken connections before it notices the death."""
     echo(run, 0)
     echo(run, 1)
-    failure = classify(WorkerGroupError("x", {0: ConnectionError()}), run, 1)
+    failure = classify(WorkerGroupError("x", {0: ConnectionError()}), run, 1, 3)
     assert failure.kind == "worker_died"
     assert "rank 2" in failure.error
     assert failure.step == 7
 
 
 def test_anything_else_is_the_engine(run: RunDir) -> None:
-    failure = classify(RuntimeError("no resources\nfor 60 s"), run, 1)
+    failure = classify(RuntimeError("no resources\nfor 60 s"), run, 1, 3)
     assert failure.kind == "backend"
     assert "for 60 s" in failure.error
