@@ -7,7 +7,10 @@ from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
+from tensorlib.nn.activation import ReLU
+from tensorlib.nn.fusion import norm_relu
 from tensorlib.nn.module import Module, indent
+from tensorlib.nn.normalization import BatchNorm2d
 from tensorlib.nn.parameter import Parameter
 from tensorlib.tensor import Tensor
 
@@ -143,9 +146,19 @@ class Sequential(_ModuleSequence):
         return self.extend(self._items() * (_factor(times) - 1))
 
     def forward(self, input: Any) -> Any:
+        norm: Module | None = None  # a batch norm that waits for what follows it
         for module in self._modules.values():
-            input = module(input)  # type: ignore[misc]  # None is never appended
-        return input
+            assert module is not None  # None is never appended
+            if norm is not None:
+                if type(module) is ReLU:
+                    input, norm = norm_relu(norm, module, input), None
+                    continue
+                input, norm = norm(input), None
+            if type(module) is BatchNorm2d:
+                norm = module
+            else:
+                input = module(input)
+        return input if norm is None else norm(input)
 
 
 def _factor(times: int) -> int:

@@ -365,7 +365,7 @@ class Module(HookMethods, StateMethods):
             if device is not None:
                 tensor = tensor.to(device)
             if layout is not None and tensor.dim() in (4, 5):
-                tensor = tensor.contiguous(memory_format=layout)
+                tensor = tensor.to(memory_format=layout)
             cast = dtype is not None and (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
             return tensor.to(dtype) if cast else tensor
 

@@ -11,6 +11,7 @@ from tensorlib.device import device_of, move
 from tensorlib.errors import ArgumentError
 from tensorlib.ops._common import Array, Grads, cast, record
 from tensorlib.ops.shape.rearranging import clone, contiguous
+from tensorlib.ops.strides import is_channels_last
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -56,6 +57,11 @@ def to(
 def _in_format(input: Tensor, memory_format: Any) -> Tensor:
     if memory_format is None or memory_format is dtypes.preserve_format:
         return input
+    # strides decide, as in PyTorch: of one channel, an image is contiguous in every format, but
+    # what layers make of it follows its strides
+    last = memory_format is not dtypes.contiguous_format
+    if last is not is_channels_last(input.array):
+        return clone(input, memory_format=memory_format)
     return contiguous(input, memory_format)
 
 

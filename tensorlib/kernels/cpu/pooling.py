@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from tensorlib.kernels import pooling as reference
-from tensorlib.kernels.convolution import Pads, Sizes, channels_first, channels_last
+from tensorlib.kernels.convolution import Pads, Sizes, channels_first
 from tensorlib.kernels.cpu import Tasks, address, blocks, dense, empty, scratch, single, worth
+from tensorlib.kernels.cpu.convolution import channels_last
 from tensorlib.ops.strides import is_channels_last
 
 _run = Tasks("pooling")
@@ -21,7 +22,17 @@ LANES = 16  # the widest vector
 
 
 def _rows(x: Any) -> Any:
-    return dense(channels_last(x))
+    return channels_last(x)
+
+
+def _is_four(x: Any, window: tuple[Any, ...], sizes: Sizes) -> bool:
+    """Whether windows are 2x2, side by side and inside, and channels whole vectors."""
+    return (
+        window == (2, 2, 2, 2, 0, 0, 1, 1)
+        and x.shape[1] % LANES == 0
+        and 2 * sizes[0] <= x.shape[2]
+        and 2 * sizes[1] <= x.shape[3]
+    )
 
 
 def _images(x: Any) -> bool:
@@ -40,6 +51,11 @@ def _pooled(
     window = (*_numbers(k, s, padding), *dilation, divisor)
     if is_channels_last(x):
         rows, out = _rows(x), empty((n, *sizes, c))
+        if divisor == 0 and _is_four(x, window[:-1], sizes):
+            count, length = blocks(n * sizes[0], max(1, PIECE // (sizes[1] * c)), 256)
+            arrays = address(rows), address(out)
+            _run.max_of_four(count, *arrays, n * sizes[0], length, c, h, w, *sizes)
+            return channels_first(out)
         past = int(c % LANES == 0 and out.nbytes >= PAST)
         arrays = address(rows), address(out)
         _run.pool_rows(n * sizes[0], *arrays, n, c, h, w, *sizes, *window, past)
@@ -126,6 +142,11 @@ def max_pool_grad(
     if is_channels_last(x):
         given = [_rows(a) for a in (grad, x, output)]
         out = empty((n, h, w, c))
+        if _is_four(x, window, sizes):
+            count, length = blocks(n * sizes[0], max(1, PIECE // (4 * sizes[1] * c)), 256)
+            arrays = (*map(address, given), address(out))
+            _run.max_of_four_grad(count, *arrays, n * sizes[0], length, c, h, w, *sizes)
+            return channels_first(out)
         tile = min(TILE, c) if n > 1 else LANES
         arrays = (*map(address, given), address(out))
         count = n * -(-c // tile)

@@ -196,6 +196,69 @@ def sum_grad_rows(
             _put(dx + 4 * (j * c + k), v / splat(divisor), c - k)
 
 
+# -- 2x2 windows side by side, whole vectors of channels -------------------------------------------
+
+
+@task
+def max_of_four(
+    block, worker, x: ptr, y: ptr, rows: i64, length: i64, c: i64, h: i64, w: i64, oh: i64, ow: i64
+):  # fmt: skip
+    """`length` rows of windows: the largest elements."""
+    pixel, row = 4 * c, 4 * w * c
+    for r in range(block * length, min(rows, (block + 1) * length)):
+        image, i = r // oh, r % oh
+        upper = x + (image * h + 2 * i) * row
+        made = y + r * ow * pixel
+        for _ in range(ow):
+            for k in range(0, pixel, BYTES):
+                at = upper + k
+                below = at + row
+                v = maximum(load(at), load(at + pixel))
+                store(made + k, maximum(v, maximum(load(below), load(below + pixel))))
+            upper += 2 * pixel
+            made += pixel
+
+
+@inner
+def _first_hit(at, dx, v, g):
+    """The gradient where an element is the largest or NaN, zero elsewhere; what is left of it."""
+    none = splat(np.float32(0.0))
+    one = load(at)
+    hit = either(equal(one, v), is_nan(one))
+    store(dx, select(hit, g, none))
+    return select(hit, none, g)
+
+
+@task
+def max_of_four_grad(
+    block, worker, grad: ptr, x: ptr, y: ptr, dx: ptr, rows: i64, length: i64, c: i64, h: i64,
+    w: i64, oh: i64, ow: i64,
+):  # fmt: skip
+    """As `max_grad_rows` for `length` rows of windows; every element is written once."""
+    pixel, row = 4 * c, 4 * w * c
+    for r in range(block * length, min(rows, (block + 1) * length)):
+        image, i = r // oh, r % oh
+        corner = (image * h + 2 * i) * row
+        upper, made = x + corner, dx + corner
+        largest, given = y + r * ow * pixel, grad + r * ow * pixel
+        for _ in range(ow):
+            for k in range(0, pixel, BYTES):
+                v = load(largest + k)
+                g = _first_hit(upper + k, made + k, v, load(given + k))
+                g = _first_hit(upper + k + pixel, made + k + pixel, v, g)
+                g = _first_hit(upper + k + row, made + k + row, v, g)
+                _first_hit(upper + k + row + pixel, made + k + row + pixel, v, g)
+            upper += 2 * pixel
+            made += 2 * pixel
+            largest += pixel
+            given += pixel
+        if w > 2 * ow:  # no window has the last column
+            _clear_rows(made, 1, c, 0, c, 1)
+            _clear_rows(made + row, 1, c, 0, c, 1)
+        if i == oh - 1 and h > 2 * oh:
+            _clear_rows(dx + corner + 2 * row, w, c, 0, c, 1)
+
+
 # -- planes ----------------------------------------------------------------------------------------
 
 
