@@ -33,6 +33,7 @@ from orchestrator.tree import weights_sha256
 
 __all__ = [
     "Checkpoint",
+    "Snapshot",
     "best",
     "latest",
     "load",
@@ -40,11 +41,12 @@ __all__ = [
     "read_manifest",
     "weights_sha256",
     "write",
+    "write_snapshot",
 ]
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-_ABANDONED_S = 3600.0
+_ABANDONED_S = 60.0
 _CHUNK_BYTES = 1 << 24
 
 
@@ -58,6 +60,33 @@ class Checkpoint:
     metrics: dict[str, float]
     state: Any = field(repr=False)
     weights_sha256: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state taken apart: its structure, and its arrays by name."""
+
+    structure: Any
+    arrays: dict[str, np.ndarray[Any, Any]]
+
+    @classmethod
+    def of(cls, state: Any, buffers: dict[str, np.ndarray[Any, Any]] | None = None) -> Snapshot:
+        """Take `state` apart; with `buffers` its arrays are copied, into those that fit.
+
+        Raises TypeError naming the key of a value that cannot be kept.
+        """
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        structure = tree.encode(state, "", arrays)
+        if buffers is None:
+            return cls(structure, arrays)
+        return cls(structure, {name: _copy(a, buffers.get(name)) for name, a in arrays.items()})
+
+
+def _copy(array: np.ndarray[Any, Any], buffer: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
+    if buffer is None or buffer.dtype != array.dtype or buffer.shape != array.shape:
+        return array.copy()
+    np.copyto(buffer, array)
+    return buffer
 
 
 def write(
@@ -77,18 +106,34 @@ def write(
     """
     if step < 0:
         raise ValueError(f"checkpoint: step is {step}; expected 0 or more.")
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    structure = tree.encode(state, "", arrays)
-    digest = weights_sha256(state)
+    snapshot = Snapshot.of(state)
+    return write_snapshot(
+        directory, snapshot, step=step, epoch=epoch, metrics=metrics, attempt=attempt
+    )
+
+
+def write_snapshot(
+    directory: str | os.PathLike[str],
+    snapshot: Snapshot,
+    *,
+    step: int,
+    epoch: int | None = None,
+    metrics: dict[str, float] | None = None,
+    attempt: int = 0,
+) -> Path:
+    """`write` of a state that was taken apart already."""
+    arrays = snapshot.arrays
+    digest = weights_sha256(tree.decode(snapshot.structure, arrays))
     directory = Path(directory)
     final = directory / f"{step:08d}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         clean(directory)
         with _Temporary(directory, f"{step:08d}", attempt) as temporary:
+            structure = {"format": FORMAT, "state": snapshot.structure}
             files = {
                 TENSORS: _write_tensors(temporary / TENSORS, arrays),
-                STATE: _write_json(temporary / STATE, {"format": FORMAT, "state": structure}),
+                STATE: _write_json(temporary / STATE, structure),
             }
             manifest = {
                 "format": FORMAT,
@@ -193,10 +238,12 @@ def prune(
     directory: str | os.PathLike[str],
     *,
     keep: int,
+    keep_every: int | None = None,
     best: tuple[str, Literal["max", "min"]] | None = None,
     trusted: Path | None = None,
 ) -> list[Path]:
-    """Remove all but the `keep` newest checkpoints and the best one; gives what was removed.
+    """Remove all but the `keep` newest checkpoints, those of every `keep_every`-th step and the
+    best one; gives what was removed.
 
     The newest one that verifies is never removed. `trusted` was just written and need not be read
     again. Damaged ones are removed once a good one is known, not before.
@@ -204,6 +251,8 @@ def prune(
     if keep < 1:
         raise ValueError(f"prune: keep is {keep}; expected 1 or more.")
     directory = Path(directory)
+    if len(_steps(directory)) <= keep:
+        return []
     whole: list[Path] = []
     values: dict[Path, float] = {}
     known_good = False
@@ -223,6 +272,8 @@ def prune(
     if not whole:
         return []
     kept = set(whole[:keep])
+    if keep_every:
+        kept.update(path for path in whole if int(path.name) % keep_every == 0)
     if best and values:
         kept.add(_best_of(values, best[1]))
     removed = [path for path in _steps(directory) if path not in kept]

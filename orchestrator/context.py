@@ -6,6 +6,7 @@ Ray (`orchestrator.submit.run_here`).
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -19,7 +20,10 @@ from typing import IO, Any
 
 from orchestrator import checkpoint as checkpoints
 from orchestrator.checkpoint import Checkpoint
+from orchestrator.errors import OrchestratorError
+from orchestrator.files import DISK_WAIT_S
 from orchestrator.plan import RunPlan
+from orchestrator.saver import Saver
 from orchestrator.store import RunDir
 
 __all__ = ["Artifacts", "Checkpoints", "JobContext", "Metrics"]
@@ -73,9 +77,23 @@ class Checkpoints:
         self._rank = rank
         self._metrics = metrics
         self._last_save_s = time.monotonic()
+        self._saver = Saver(
+            run_dir.checkpoints_dir,
+            keep=self._spec.keep,
+            keep_every=self._spec.keep_every,
+            best=self._spec.best_metric(),
+            before=run_dir.sync_events,  # what led here must not be newer than the checkpoint
+            written=self._announce,
+            say=self._say,
+            give_up=run_dir.stop_requested,
+        )
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, verified, or None. Damaged ones are skipped and told."""
+        """The newest whole checkpoint, verified, or None. Damaged ones are skipped and told.
+
+        Waits for the one that this rank is writing.
+        """
+        self.wait()
         return checkpoints.latest(self._run_dir.checkpoints_dir, self._skipped)
 
     def _skipped(self, path: Path, why: str) -> None:
@@ -124,9 +142,12 @@ class Checkpoints:
         epoch: int | None = None,
         metrics: Mapping[str, Any] | None = None,
     ) -> Path | None:
-        """Write `state` and drop what `keep` and `best` do not hold; None on ranks other than 0.
+        """Take a copy of `state` and write it in the background; None on ranks other than 0.
 
-        Without `metrics` the last logged values stand for the state.
+        The copy takes as much memory as the state. Gives the path it will have once it is whole;
+        what `keep`, `keep_every` and `best` do not hold goes then. Without `metrics` the last
+        logged values stand for the state. Raises CheckpointError where the save before this one
+        could not be written.
         """
         if self._rank != 0:
             return None
@@ -136,24 +157,31 @@ class Checkpoints:
             if metrics is None
             else {key: _number(key, value) for key, value in metrics.items()}
         )
-        self._run_dir.sync_events()  # what led here must not be newer than the checkpoint
-        directory = self._run_dir.checkpoints_dir
-        path = checkpoints.write(
-            directory,
-            state,
-            step=step,
-            epoch=epoch,
-            metrics=values,
-            attempt=self._run_dir.attempt,
+        return self._saver.save(
+            state, step=step, epoch=epoch, metrics=values, attempt=self._run_dir.attempt
         )
-        digest = checkpoints.read_manifest(path)["weights_sha256"]
+
+    def wait(self) -> None:
+        """Return when everything saved is durable; raises CheckpointError where it is not."""
+        self._saver.wait()
+
+    def _announce(self, path: Path) -> None:
+        manifest = checkpoints.read_manifest(path)
         self._run_dir.append_event(
-            "checkpoint", step=step, path=str(path.relative_to(self._run_dir.path)), sha256=digest
+            "checkpoint",
+            step=manifest["step"],
+            path=str(path.relative_to(self._run_dir.path)),
+            sha256=manifest["weights_sha256"],
         )
-        checkpoints.prune(
-            directory, keep=self._spec.keep, best=self._spec.best_metric(), trusted=path
-        )
-        return path
+
+    def _say(self, text: str) -> None:
+        """A line for the rank's log, and for the terminal unless that disk is full as well."""
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+        with contextlib.suppress(OrchestratorError):
+            RunDir(self._run_dir.path, attempt=self._run_dir.attempt).append_event(
+                "warning", text=text
+            )
 
 
 class Artifacts:
@@ -203,6 +231,7 @@ class JobContext:
         local_rank: int,
     ) -> None:
         run_dir.attempt = attempt
+        run_dir.disk_wait_s = DISK_WAIT_S
         self.plan = plan
         self.run_dir = run_dir
         self.run_id = plan.run_id
@@ -261,7 +290,14 @@ class JobContext:
             self.run_dir.append_event("data", facts=facts)
 
     def close(self) -> None:
-        """Give back signal handlers and files."""
+        """Let a checkpoint that is being written become whole; give back signal handlers and files.
+
+        Raises nothing: `checkpoint.wait()` is where a save that failed is told.
+        """
+        try:
+            self.checkpoint.wait()
+        except Exception as error:
+            self.checkpoint._say(f"the last checkpoint was not written: {error}")
         if self._stacks is not None:
             faulthandler.unregister(signal.SIGUSR1)
             self._stacks.close()

@@ -50,6 +50,7 @@ class TerminationReason(StrEnum):
     DRIVER_LOST = "DRIVER_LOST"
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     TOO_MANY_BAD_INPUTS = "TOO_MANY_BAD_INPUTS"
+    DISK_FULL = "DISK_FULL"
 
     @property
     def status(self) -> RunStatus:

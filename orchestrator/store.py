@@ -12,13 +12,15 @@ the old or the new one. A line of events is one write to a file opened for appen
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.errors import OrchestratorError, RunExists, RunNotFound, UsageError, did_you_mean
-from orchestrator.files import atomic_write, atomic_write_json, fsync_directory
+from orchestrator.files import (
+    atomic_write,
+    atomic_write_json,
+    fsync_directory,
+    is_full,
+    wait_for_space,
+)
 from orchestrator.plan import RunPlan
 
 __all__ = [
@@ -84,11 +92,17 @@ class Attempt:
 
 
 class RunDir:
-    """Reads and writes the directory of one run. `attempt` is the number new events carry."""
+    """Reads and writes the directory of one run. `attempt` is the number new events carry.
+
+    Events and the status wait for `disk_wait_s` where the disk is full, telling `say`; those who
+    only look at runs do not wait.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, attempt: int = 0) -> None:
         self.path = Path(path)
         self.attempt = attempt
+        self.disk_wait_s = 0.0
+        self.say: Callable[[str], None] = _say
         self._guard = threading.Lock()
 
     def __fspath__(self) -> str:
@@ -201,8 +215,19 @@ class RunDir:
         with self._guard, self._exclusive("status.lock"):
             old = self.status().model_dump()
             new = StatusFile.model_validate({**old, **changes, "updated_at": time.time()})
-            atomic_write_json(self.path / "status.json", new.model_dump())
+            path = self.path / "status.json"
+            self._patiently(lambda: atomic_write_json(path, new.model_dump()))
         return new
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Do `write`; after the disk was full for `disk_wait_s` nothing waits for it again."""
+        limit_s = self.disk_wait_s
+        try:
+            wait_for_space(write, say=self.say, give_up=self.stop_requested, limit_s=limit_s)
+        except Exception as error:
+            if is_full(error):
+                self.disk_wait_s = 0.0
+            raise
 
     # Ownership
 
@@ -260,6 +285,9 @@ class RunDir:
         """Add one line to events.jsonl, in one write. `attempt=` overrides the directory's own."""
         event = {"t": int(time.time() * 1000), "attempt": self.attempt, "kind": kind, **fields}
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
+        self._patiently(lambda: self._append_line(line))
+
+    def _append_line(self, line: bytes) -> None:
         path = self.path / "events.jsonl"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -267,15 +295,12 @@ class RunDir:
                 size = os.fstat(descriptor).st_size
                 if size and os.pread(descriptor, 1, size - 1) != b"\n":
                     line = b"\n" + line  # end the line that a killed writer left torn
-                written = os.write(descriptor, line)
+                if os.write(descriptor, line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise OrchestratorError(f"{path}: cannot be written: {error.strerror}.") from error
-        if written != len(line):
-            raise OrchestratorError(
-                f"{path}: {written} of {len(line)} bytes could be written; is the disk full?"
-            )
 
     def sync_events(self) -> None:
         """Make the events written so far survive a crash of the machine."""
@@ -473,6 +498,10 @@ def _created_ns(path: Path) -> int:
         except OSError:
             continue
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  # a rank's log
 
 
 def _try_flock(descriptor: int, mode: int) -> bool:

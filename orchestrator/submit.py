@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from orchestrator import policy, report
 from orchestrator.context import JobContext
 from orchestrator.errors import BackendUnavailable, OrchestratorError, UsageError
+from orchestrator.files import DISK_WAIT_S, is_full
 from orchestrator.parts import Parts, claim, write_part
 from orchestrator.plan import RunPlan, find_job
 from orchestrator.run import Run, RunStatus, TerminationReason
@@ -127,6 +128,7 @@ class _Driver:
 
     def __init__(self, plan: RunPlan, run_dir: RunDir, console: Talk) -> None:
         self.plan, self.run_dir, self.console = plan, run_dir, console
+        run_dir.disk_wait_s, run_dir.say = DISK_WAIT_S, console.warn
         self.interrupts: list[int] = []
         self.token = secrets.token_hex(16)
         self._offset = 0
@@ -156,6 +158,10 @@ class _Driver:
             # Known only once the cluster answered; the run exists, so its status says it too.
             self._end(mirror, TerminationReason.JOB_ERROR, str(error))
             raise
+        except OrchestratorError as error:
+            if not is_full(error):
+                raise
+            reason, message = TerminationReason.DISK_FULL, str(error)
         self._end(mirror, reason, message)
         return Run(run_dir)
 
@@ -339,14 +345,23 @@ class _Driver:
     def _end(self, mirror: Mirror, reason: TerminationReason, message: str) -> None:
         self._pump()
         status = reason.status
-        self._set(status, reason, message or None, ended_at=time.time())
-        pending = mirror.finish(status)
-        if pending:
+        try:
+            self._set(status, reason, message or None, ended_at=time.time())
+            pending = mirror.finish(status)
+            if pending:
+                self.console.warn(
+                    f"tracking: {pending} metric points are not in MLflow yet; they are in "
+                    f"{self.run_dir.path}. Hint: orchestrator sync {self.plan.run_id}"
+                )
+            report.build(self.run_dir)
+        except (OSError, OrchestratorError) as error:
+            if not is_full(error):
+                raise
             self.console.warn(
-                f"tracking: {pending} metric points are not in MLflow yet; they are in "
-                f"{self.run_dir.path}. Hint: orchestrator sync {self.plan.run_id}"
+                f"{self.run_dir.path}: the disk is full, so that the run ended as {status} "
+                f"({message or reason}) could not be noted. Hint: free some space, then "
+                f"orchestrator resume {self.plan.run_id}"
             )
-        report.build(self.run_dir)
 
     def _watch(self) -> bool:
         """Called while workers run; False when they had their time to stop and did not."""
@@ -411,6 +426,8 @@ class _Driver:
                 self.console.progress(
                     event["phase"], event["done"], event["total"], event["unit"], **event["info"]
                 )
+            elif event["kind"] == "warning":
+                self.console.warn(event["text"])
             elif event["kind"] == "checkpoint_skipped":
                 self.console.warn(f"checkpoint {event['path']} is passed over: {event['why']}")
 

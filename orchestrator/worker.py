@@ -30,7 +30,10 @@ def run_worker(
         traceback.print_exc()
         sys.stderr.flush()
         record = {"rank": rank, "step": context.metrics.last_step, **describe(error)}
-        atomic_write_json(directory.attempt_dir(attempt) / f"failure-rank-{rank}.json", record)
+        try:
+            atomic_write_json(directory.attempt_dir(attempt) / f"failure-rank-{rank}.json", record)
+        except OSError as disk:
+            print(f"the failure could not be noted: {disk}", file=sys.stderr)  # noqa: T201
         raise
     finally:
         context.close()
@@ -40,6 +43,7 @@ def run_job(plan: RunPlan, context: JobContext) -> None:
     """Validate the planned config with the job's own Config and call `run(config, ctx)`."""
     module = importlib.import_module(plan.job_module)
     module.run(module.Config.model_validate(plan.config), context)
+    context.checkpoint.wait()
     if context.stop_seen:
         context.run_dir.append_event("stop_seen", rank=context.rank)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,7 @@ import pytest
 
 from orchestrator import checkpoint
 from orchestrator.context import JobContext
+from orchestrator.errors import CheckpointError
 from orchestrator.plan import RunPlan
 from orchestrator.run import Run
 from orchestrator.store import RunDir
@@ -154,6 +156,7 @@ def test_checkpoints_are_kept_as_the_spec_says(open_context):
     for step, accuracy in enumerate([0.5, 0.9, 0.6, 0.7], 1):
         context.metrics.log({"val/accuracy": accuracy}, step=step)
         context.checkpoint.save({"model": {"w": np.full(2, step)}}, step=step, epoch=step)
+    context.checkpoint.wait()
     assert sorted(os.listdir(context.run_dir.checkpoints_dir)) == ["00000002", "00000004"]
     found = open_context(rank=1).checkpoint.latest()
     assert found is not None
@@ -165,21 +168,60 @@ def test_checkpoints_are_kept_as_the_spec_says(open_context):
 
 
 def test_metrics_are_durable_before_the_checkpoint_that_follows_them(open_context, monkeypatch):
-    context = open_context()
     order: list[str] = []
-    sync, write = RunDir.sync_events, checkpoint.write
+    sync, write = RunDir.sync_events, checkpoint.write_snapshot
     monkeypatch.setattr(RunDir, "sync_events", lambda self: (order.append("events"), sync(self)))
     monkeypatch.setattr(
-        checkpoint, "write", lambda *a, **k: (order.append("checkpoint"), write(*a, **k))[1]
+        checkpoint,
+        "write_snapshot",
+        lambda *a, **k: (order.append("checkpoint"), write(*a, **k))[1],
     )
+    context = open_context()
     context.checkpoint.save({"model": 1}, step=1)
+    context.checkpoint.wait()
     assert order == ["events", "checkpoint"]
+
+
+def test_what_could_not_be_written_is_raised_by_the_next_call(open_context, capsys):
+    context = open_context()
+    directory = context.run_dir.checkpoints_dir
+    directory.unlink()
+    directory.write_text("in the way")
+    context.checkpoint.save({"model": 1}, step=1)
+    with pytest.raises(CheckpointError, match="00000001: cannot be written"):
+        context.checkpoint.save({"model": 2}, step=2)
+    context.checkpoint.save({"model": 3}, step=3)
+    context.close()  # raises nothing, and is not silent
+    assert "the last checkpoint was not written: " in capsys.readouterr().err
+    told = kinds(context, "warning")[-1]
+    assert "00000003: cannot be written" in told["text"]
+
+
+def test_a_saved_state_is_durable_when_the_job_has_returned(run_dir, toyjobs, monkeypatch):
+    from orchestrator import worker
+
+    job = (toyjobs / "toy.py").read_text()
+    (toyjobs / "toy.py").write_text(
+        job.replace('ctx.metrics.log({"loss": 1.0}, step=1)', "ctx.checkpoint.save([1], step=1)")
+    )
+    del sys.modules["toyjobs.toy"]
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (time.sleep(0.02), fsync(fd)))
+    context = JobContext.open(
+        run_dir.plan(), run_dir, attempt=1, rank=0, world_size=1, local_rank=0
+    )
+    try:
+        worker.run_job(run_dir.plan(), context)
+        assert checkpoint.load(run_dir.checkpoints_dir / "00000001").state == [1]
+    finally:
+        context.close()
 
 
 def test_given_metrics_decide_over_logged_ones(open_context):
     context = open_context("checkpoint={keep: 1, best: val/loss}")
     for step, loss in enumerate([0.1, 0.3], 1):
         context.checkpoint.save({"model": 1}, step=step, metrics={"val/loss": loss})
+    context.checkpoint.wait()
     assert sorted(os.listdir(context.run_dir.checkpoints_dir)) == ["00000001", "00000002"]
     with pytest.raises(TypeError, match="val/loss"):
         context.checkpoint.save({}, step=3, metrics={"val/loss": "x"})
@@ -189,6 +231,7 @@ def test_a_damaged_checkpoint_is_told_once_and_seen_alike_on_every_rank(open_con
     context = open_context()
     for step in (1, 2):
         context.checkpoint.save({"model": step}, step=step)
+    context.checkpoint.wait()
     os.truncate(context.run_dir.checkpoints_dir / "00000002" / "state.json", 3)
     found = [open_context(rank=rank).checkpoint.latest() for rank in (0, 1)]
     assert [c.step for c in found if c is not None] == [1, 1]

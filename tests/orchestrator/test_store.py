@@ -215,7 +215,7 @@ def test_writers_do_not_tear_each_others_lines(run_dir):
 def test_a_disk_that_takes_only_half_a_line_is_an_error(run_dir, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
-    with pytest.raises(OrchestratorError, match=r"events\.jsonl: \d+ of \d+ bytes"):
+    with pytest.raises(OrchestratorError, match=r"events\.jsonl: .*No space left"):
         run_dir.append_event("x", pad="y" * 100)
     monkeypatch.undo()
     run_dir.append_event("after")
