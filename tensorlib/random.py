@@ -394,12 +394,27 @@ def _work_type(kind: Any) -> Any:
 
 
 default_generator = Generator()
+_override = threading.local()  # .generator: what stands for the default one in this thread
+
+
+def current() -> Generator:
+    """What draws without a generator come from: the default one, or what `draw_from` chose."""
+    return getattr(_override, "generator", None) or default_generator
+
+
+def draw_from(generator: Generator | None) -> Generator | None:
+    """Let this thread's draws without a generator come from `generator`, the default one with None;
+    returns what they came from before, for the call that ends it.
+    """
+    before: Generator | None = getattr(_override, "generator", None)
+    _override.generator = generator
+    return before
 
 
 def pick(generator: Generator | None) -> Generator:
     """The given generator or the default one."""
     if generator is None:
-        return default_generator
+        return current()
     if not isinstance(generator, Generator):
         raise ArgumentError(
             "generator", f"{type(generator).__name__} given", "a tensorlib.Generator"
@@ -409,27 +424,27 @@ def pick(generator: Generator | None) -> Generator:
 
 def manual_seed(seed: Any) -> Generator:
     """Seed the default generator with `int(seed)`."""
-    return default_generator.manual_seed(int(seed))
+    return current().manual_seed(int(seed))
 
 
 def seed() -> int:
     """Seed the default generator from the system's entropy; returns the seed."""
-    return default_generator.seed()
+    return current().seed()
 
 
 def initial_seed() -> int:
     """The seed of the default generator."""
-    return default_generator.initial_seed()
+    return current().initial_seed()
 
 
 def get_rng_state() -> Tensor:
     """State of the default generator, a uint8 tensor."""
-    return default_generator.get_state()
+    return current().get_state()
 
 
 def set_rng_state(new_state: Tensor) -> None:
     """Put the default generator into a state from `get_rng_state`."""
-    default_generator.set_state(new_state)
+    current().set_state(new_state)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Processes that compute together, by torch.distributed's names."""
 
 from tensorlib.utils.data.distributed import DistributedSampler
+from tensorlib.utils.data.sharded import ShardedBatchSampler
 
 from .communicator import Communicator, DistributedError, ReduceOp
 from .ddp import DistributedDataParallel, loss_weight
@@ -24,6 +25,7 @@ from .process_group import (
     reduce_scatter,
     reduce_scatter_tensor,
 )
+from .sharded import Shard, ShardedDataParallel
 from .tcp import TcpCommunicator
 from .threads import ThreadCommunicator
 
@@ -33,6 +35,9 @@ __all__ = [
     "DistributedError",
     "DistributedSampler",
     "ReduceOp",
+    "Shard",
+    "ShardedBatchSampler",
+    "ShardedDataParallel",
     "TcpCommunicator",
     "ThreadCommunicator",
     "all_gather",

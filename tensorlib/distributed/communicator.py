@@ -1,12 +1,13 @@
 """Collectives over arrays, written once; a Communicator only has to exchange buffers with peers.
 
-Results are deterministic: a reduction adds in rank order (((x0 + x1) + x2) + ...), element by
+Results are deterministic: a reduction adds along the binary tree over ranks of `tree`, element by
 element, in the array's own dtype, whatever the timing. So every rank holds the same bits, and so
-does every repetition and every Communicator.
+does every repetition and every Communicator. `all_reduce_shards` adds along the tree over shards,
+of which a rank may own several: its result does not depend on the number of ranks either.
 
 Large reductions are cut into one segment per rank: each rank receives its segment from all others,
 reduces it and sends the result to all, which moves 2 (w-1)/w of the array per rank, as a ring does,
-but keeps the rank order and takes two steps instead of 2 (w-1).
+but keeps the order and takes two steps instead of 2 (w-1).
 
 Errors:
     DistributedError(ConnectionError)    a peer died, timed out, or called something else
@@ -23,6 +24,8 @@ from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import numpy as np
+
+from . import tree
 
 Buffers = Mapping[int, Sequence[memoryview]]
 
@@ -67,6 +70,7 @@ _NAMES = (
     "barrier",
     "broadcast_object",
     "all_gather_object",
+    "all_reduce_shards",
 )
 _DTYPES = [
     np.dtype(kind)
@@ -180,12 +184,41 @@ class Communicator(ABC):
         _check_reduce(array, op)
         with self._call(Call("all_reduce", array.dtype, array.shape, op)) as call:
             flat, copied = _flat(array)
-            if flat.nbytes <= _SMALL_BYTES or flat.size < self.world_size:
-                self._reduce_whole(call, flat, op)
-            else:
-                self._reduce_segments(call, flat, op)
+            self._reduce_rows(call, [flat], tree.plan(self.world_size, self.world_size), op)
             if copied:
                 array[...] = flat.reshape(array.shape)
+
+    def all_reduce_shards(self, rows: Sequence[np.ndarray], leaves: int) -> None:
+        """Sum `leaves` shards along their tree, of which each rank summed its own nodes.
+
+        Args:
+            rows: contiguous one-dimensional arrays of one size and dtype, for the nodes
+                `tree.plan(leaves, world_size).nodes[rank]`. The sum of all is left in `rows[0]` on
+                every rank, with the same bits for any number of ranks; the others are scratch.
+        """
+        if not self.world_size <= leaves:
+            raise ValueError(
+                f"all_reduce_shards: leaves={leaves} for {self.world_size} ranks; expected as many "
+                "at least"
+            )
+        plan = tree.plan(leaves, self.world_size)
+        nodes = plan.nodes[self.rank]
+        if len(rows) != len(nodes) or any(
+            row.ndim != 1
+            or row.size != rows[0].size
+            or row.dtype != rows[0].dtype
+            or not row.flags.c_contiguous
+            for row in rows
+        ):
+            raise ValueError(
+                f"all_reduce_shards: arrays of {[(row.shape, row.dtype.name) for row in rows]} for "
+                f"the nodes {nodes}; expected a contiguous one-dimensional array for each, of one "
+                "size and dtype"
+            )
+        _check_reduce(rows[0], ReduceOp.SUM)
+        shape = (leaves, rows[0].size)
+        with self._call(Call("all_reduce_shards", rows[0].dtype, shape, ReduceOp.SUM)) as call:
+            self._reduce_rows(call, rows, plan, ReduceOp.SUM)
 
     def broadcast(self, array: np.ndarray, src: int = 0) -> None:
         """Replace `array` on every rank by the one of rank `src`."""
@@ -241,7 +274,8 @@ class Communicator(ABC):
                 {peer: [_bytes(others[peer])] for peer in peers},
             )
             result: np.ndarray = np.empty_like(parts[self.rank])
-            self._reduce(list(others), result, op)
+            plan = tree.plan(self.world_size, self.world_size)
+            self._reduce([part.reshape(-1) for part in others], plan, result.reshape(-1), op)
         return result
 
     def barrier(self) -> None:
@@ -285,6 +319,12 @@ class Communicator(ABC):
         """Leave the group; a peer that still waits for this rank gets an error."""
         self._fail(f"rank {self.rank} left the group")
 
+    def allocate(self, size: int, dtype: Any) -> np.ndarray:
+        """A flat array of zeros where this communicator reduces arrays fastest. All ranks call it,
+        in the same order; the size may differ.
+        """
+        return np.zeros(size, dtype)
+
     # -- for implementations
 
     @abstractmethod
@@ -301,64 +341,84 @@ class Communicator(ABC):
 
     # -- inside
 
-    def _reduce_whole(self, call: Call, flat: np.ndarray, op: ReduceOp) -> None:
+    def _reduce_rows(
+        self, call: Call, rows: Sequence[np.ndarray], plan: tree.Plan, op: ReduceOp
+    ) -> None:
+        """Reduce the ranks' flat rows along the plan's tree; the result replaces `rows[0]`."""
+        if rows[0].nbytes <= _SMALL_BYTES or rows[0].size < self.world_size:
+            self._reduce_whole(call, rows, plan, op)
+        else:
+            self._reduce_segments(call, rows, plan, op)
+
+    def _reduce_whole(
+        self, call: Call, rows: Sequence[np.ndarray], plan: tree.Plan, op: ReduceOp
+    ) -> None:
         """Everyone gets everything and reduces by itself."""
-        stack = np.empty((self.world_size, flat.size), flat.dtype)
-        stack[self.rank] = flat
-        mine = _bytes(stack[self.rank])
         peers = self._peers()
+        theirs = {
+            peer: np.empty((len(plan.nodes[peer]), rows[0].size), rows[0].dtype) for peer in peers
+        }
+        mine = [_bytes(row) for row in rows]
         self._exchange(
             call,
-            {peer: [mine] for peer in peers},
-            {peer: [_bytes(stack[peer])] for peer in peers},
+            dict.fromkeys(peers, mine),
+            {peer: [_bytes(theirs[peer])] for peer in peers},
         )
-        self._reduce(list(stack), flat, op)
+        values = [
+            row
+            for rank in range(self.world_size)
+            for row in (rows if rank == self.rank else theirs[rank])
+        ]
+        self._reduce(values, plan, rows[0], op)
 
-    def _reduce_segments(self, call: Call, flat: np.ndarray, op: ReduceOp) -> None:
+    def _reduce_segments(
+        self, call: Call, rows: Sequence[np.ndarray], plan: tree.Plan, op: ReduceOp
+    ) -> None:
         """Block by block: every rank reduces its segment; results travel with the next block."""
         world, me, peers = self.world_size, self.rank, self._peers()
-        per_rank = max(1, _BLOCK_BYTES // flat.itemsize)
-        blocks = -(-flat.size // (per_rank * world))
+        size, dtype = rows[0].size, rows[0].dtype
+        per_rank = max(1, _BLOCK_BYTES // dtype.itemsize)
+        blocks = -(-size // (per_rank * world))
         done: list[np.ndarray] | None = None
         for block in range(blocks + 1):
-            start = block * per_rank * world
-            todo = flat[start : start + per_rank * world]
-            parts = np.array_split(todo, world) if block < blocks else None
+            todo = slice(block * per_rank * world, (block + 1) * per_rank * world)
             sends: dict[int, list[memoryview]] = {peer: [] for peer in peers}
             receives: dict[int, list[memoryview]] = {peer: [] for peer in peers}
             if done is not None:
                 for peer in peers:
                     sends[peer].append(_bytes(done[me]))
                     receives[peer].append(_bytes(done[peer]))
-            incoming: list[np.ndarray] = []
-            if parts is not None:
-                mine = parts[me]
-                room = self._room(mine.nbytes * world).view(mine.dtype).reshape(world, mine.size)
-                incoming = [mine if rank == me else room[rank] for rank in range(world)]
+            values: list[np.ndarray] = []
+            parts: list[list[np.ndarray]] = []
+            if block < blocks:
+                parts = [np.array_split(row[todo], world) for row in rows]
+                mine = [part[me] for part in parts]
+                values = self._incoming(mine, plan)
                 for peer in peers:
-                    sends[peer].append(_bytes(parts[peer]))
-                    receives[peer].append(_bytes(incoming[peer]))
+                    first = plan.offsets[peer]
+                    sends[peer] += [_bytes(part[peer]) for part in parts]
+                    receives[peer] += [
+                        _bytes(values[first + i]) for i in range(len(plan.nodes[peer]))
+                    ]
             self._exchange(call, sends, receives)
-            if parts is not None:
-                self._reduce(incoming, parts[me], op)
-            done = parts
+            if block < blocks:
+                self._reduce(values, plan, parts[0][me], op)
+                done = parts[0]
 
-    def _reduce(self, values: list[np.ndarray], out: np.ndarray, op: ReduceOp) -> None:
-        """Combine in rank order into `out`, which may be one of the values."""
-        combine = _REDUCE[op]
-        if len(values) == 1:
-            out[...] = values[0]
-        else:
-            # `out` may be a value that is still to come: only then a buffer of its own is needed
-            late = any(np.may_share_memory(out, value) for value in values[2:])
-            total = np.empty_like(out) if late else out
-            combine(values[0], values[1], out=total)
-            for value in values[2:]:
-                combine(total, value, out=total)
-            if late:
-                out[...] = total
+    def _incoming(self, mine: list[np.ndarray], plan: tree.Plan) -> list[np.ndarray]:
+        """The values of all nodes for one segment: this rank's own, and room for the others'."""
+        total, first = plan.offsets[-1] + len(plan.nodes[-1]), plan.offsets[self.rank]
+        like = mine[0]
+        room = self._room(like.nbytes * total).view(like.dtype).reshape(total, like.size)
+        return [*room[:first], *mine, *room[first + len(mine) :]]
+
+    def _reduce(
+        self, values: Sequence[np.ndarray], plan: tree.Plan, out: np.ndarray, op: ReduceOp
+    ) -> None:
+        """Combine all ranks' nodes along the tree into `out`, which may be one of them."""
+        tree.combine(values, plan.merges, out, _REDUCE[op])
         if op is ReduceOp.AVG:
-            np.divide(out, out.dtype.type(len(values)), out=out)
+            np.divide(out, out.dtype.type(plan.leaves), out=out)
 
     def _spread(self, call: Call, buffers: list[memoryview], src: int) -> None:
         if self.rank == src:

@@ -7,25 +7,22 @@ multiply it by `loss_weight(count)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tensorlib.autograd.tape import bump
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
 from tensorlib.tensor import Tensor
-from tensorlib.utils.workers import Workers
 
-from . import objects
+from .buckets import Bucket, Buckets, broadcast_tensors, check_cap, take_over, trained
 from .communicator import Communicator, ReduceOp
 from .process_group import get_communicator
 
-_FIRST_BUCKET_BYTES = 1 << 20  # a small first bucket lets communication start early
+_WHERE = "DistributedDataParallel"
 
 
 class DistributedDataParallel(Module):
@@ -33,7 +30,7 @@ class DistributedDataParallel(Module):
 
     At construction all ranks take over rank 0's parameters and buffers. Gradients are copied into
     buckets, from the last parameter to the first; a full bucket is reduced by a thread while
-    backward goes on, always in the same order and with sums in rank order, so parameters stay equal
+    backward goes on, always in the same order and along one tree, so parameters stay equal
     to the bit on all ranks. `state_dict` has torch's prefix `module.`.
 
     Args:
@@ -56,26 +53,16 @@ class DistributedDataParallel(Module):
         find_unused_parameters: bool = False,
     ):
         super().__init__()
-        if bucket_cap_mb <= 0:
-            raise ValueError(
-                f"DistributedDataParallel: bucket_cap_mb={bucket_cap_mb}; expected more than 0"
-            )
+        check_cap(_WHERE, bucket_cap_mb)
         self.module = module
         self.broadcast_buffers = broadcast_buffers
         self.find_unused_parameters = find_unused_parameters
         self.require_backward_grad_sync = True
         self.process_group = get_communicator() if process_group is None else process_group
-        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        if not named:
-            raise RuntimeError(
-                "DistributedDataParallel: the module has no parameter that requires a gradient; "
-                "expected at least one. Hint: use the module itself"
-            )
-        _check_same_model(module, self.process_group)
-        with_buffers: list[Tensor] = [*module.parameters(), *module.buffers()]
-        _broadcast(with_buffers, self.process_group)
+        named = trained(_WHERE, module)
+        take_over(_WHERE, module, self.process_group)
         self._reducer = (
-            _Reducer(named, self.process_group, int(bucket_cap_mb * (1 << 20)))
+            _Reducer(named, self.process_group, bucket_cap_mb)
             if self.process_group.world_size > 1
             else None
         )
@@ -102,7 +89,7 @@ class DistributedDataParallel(Module):
 
     def sync_buffers(self) -> None:
         """Take over rank 0's buffers. All ranks call it."""
-        _broadcast(list(self.module.buffers()), self.process_group)
+        broadcast_tensors(list(self.module.buffers()), self.process_group)
 
 
 def loss_weight(count: int, process_group: Communicator | None = None) -> float:
@@ -119,36 +106,18 @@ def loss_weight(count: int, process_group: Communicator | None = None) -> float:
     return group.world_size / int(total[0])
 
 
-class _Bucket:
-    """Some parameters' gradients as one array."""
-
-    def __init__(self, parameters: list[tuple[int, Parameter]]):
-        self.indices = [index for index, _ in parameters]
-        self.missing = set(self.indices)
-        ends = np.cumsum([parameter.array.size for _, parameter in parameters]).tolist()
-        self.flat = np.zeros(ends[-1], parameters[0][1].array.dtype)
-        self.views = {
-            index: self.flat[end - parameter.array.size : end].reshape(parameter.array.shape)
-            for (index, parameter), end in zip(parameters, ends, strict=True)
-        }
-
-
 class _Reducer:
     """Watches backward, reduces buckets in order, and puts the averages back."""
 
-    def __init__(self, named: list[tuple[str, Parameter]], group: Communicator, cap_bytes: int):
-        self._names = [name for name, _ in named]
-        self._parameters = [parameter for _, parameter in named]
-        self._index = {id(parameter): i for i, parameter in enumerate(self._parameters)}
+    def __init__(self, named: list[tuple[str, Parameter]], group: Communicator, cap_mb: float):
         self._group = group
-        self._buckets = _make_buckets(self._parameters, cap_bytes)
-        self._bucket_of = {i: bucket for bucket in self._buckets for i in bucket.indices}
+        self._buckets = Buckets(_WHERE, named, group, cap_mb, self._average)
+        self._parameters = self._buckets.parameters
+        self._index = {id(parameter): i for i, parameter in enumerate(self._parameters)}
         self._unused: set[int] = set()
         self._share_unused = False
         self._sync = True
         self._checked = False
-        self._reductions: list[Future[Any]] = []
-        self._worker = Workers(1, "DistributedDataParallel")
         for index, parameter in enumerate(self._parameters):
             parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, index))
 
@@ -167,58 +136,48 @@ class _Reducer:
         if self._unused and not find_unused:
             raise RuntimeError(
                 "DistributedDataParallel: the output does not depend on the parameters "
-                f"{self._name(self._unused)}. Hint: pass find_unused_parameters=True, or call "
-                "requires_grad_(False) on them before wrapping the module"
+                f"{self._buckets.name(self._unused)}. Hint: pass find_unused_parameters=True, or "
+                "call requires_grad_(False) on them before wrapping the module"
             )
         self._checked, self._share_unused = True, find_unused
-        self._arm()
-
-    def _arm(self) -> None:
-        self._reductions = []
-        for bucket in self._buckets:
-            bucket.missing = set(bucket.indices) - self._unused
+        self._buckets.begin(self._unused)
 
     def _check_complete(self) -> None:
-        missing = set().union(*(bucket.missing for bucket in self._buckets))
+        missing = self._buckets.missing()
         if missing and len(missing) + len(self._unused) < len(self._parameters):
             raise RuntimeError(
                 "DistributedDataParallel: the backward before brought no gradients for the "
-                f"parameters {self._name(missing)}, so gradients were not reduced. Hint: pass "
-                "find_unused_parameters=True, and use every output of the module in the loss"
+                f"parameters {self._buckets.name(missing)}, so gradients were not reduced. Hint: "
+                "pass find_unused_parameters=True, and use every output of the module in the loss"
             )
 
     def _on_gradient(self, index: int, parameter: Tensor) -> None:
         if not self._sync:
             return
-        bucket = self._bucket_of[index]
+        bucket = self._buckets.of[index]
         if index not in bucket.missing:
             raise RuntimeError(
-                f"DistributedDataParallel: {self._names[index]} got a second gradient before the "
-                "others got their first. Hint: run all backward passes but the last in no_sync()"
+                f"DistributedDataParallel: {self._buckets.names[index]} got a second gradient "
+                "before the others got their first. Hint: run all backward passes but the last in "
+                "no_sync()"
             )
         gradient = parameter.grad
         assert gradient is not None
-        bucket.views[index][...] = gradient.array
-        bucket.missing.discard(index)
-        while (done := len(self._reductions)) < len(self._buckets):
-            following = self._buckets[done]
-            if following.missing:
-                return
-            self._launch(following)
-        self._finish()
+        bucket.views[0][index][...] = gradient.array
+        if self._buckets.add(index, self._fill_unused):
+            self._finish()
 
-    def _launch(self, bucket: _Bucket) -> None:
+    def _fill_unused(self, bucket: Bucket) -> None:
         for index in self._unused.intersection(bucket.indices):
             kept = self._parameters[index].grad  # of earlier micro-batches
-            bucket.views[index][...] = 0 if kept is None else kept.array
-        reduction = self._worker.submit(self._group.all_reduce, bucket.flat, ReduceOp.AVG)
-        self._reductions.append(reduction)
-        self._group.expect(reduction)
+            bucket.views[0][index][...] = 0 if kept is None else kept.array
+
+    def _average(self, bucket: Bucket) -> None:
+        self._group.all_reduce(bucket.rows[0], ReduceOp.AVG)
 
     def _finish(self) -> None:
         """Wait for the reductions and hand out the averages."""
-        for reduction in self._reductions:
-            reduction.result()
+        self._buckets.wait()
         nowhere: set[int] = set()
         if self._share_unused:
             used = np.array(
@@ -229,77 +188,16 @@ class _Reducer:
             )
             self._group.all_reduce(used, ReduceOp.MAX)
             nowhere = set(np.flatnonzero(~used).tolist())
-        for bucket in self._buckets:
-            for index, average in bucket.views.items():
+        for bucket in self._buckets.all:
+            for index, average in bucket.views[0].items():
                 parameter = self._parameters[index]
                 if index in nowhere:
                     continue
                 if parameter.grad is None:
-                    parameter.grad = Tensor._wrap(average.copy())
+                    parameter.grad = Tensor._wrap(average.copy("K"))
                 else:
                     parameter.grad.array[...] = average
-        self._arm()
-
-    def _name(self, indices: Iterable[int]) -> str:
-        names = [self._names[i] for i in sorted(indices)]
-        return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-
-
-def _make_buckets(parameters: list[Parameter], cap_bytes: int) -> list[_Bucket]:
-    """From the last parameter to the first, in order; one dtype per bucket."""
-    groups: list[list[tuple[int, Parameter]]] = []
-    size, limit = 0, min(_FIRST_BUCKET_BYTES, cap_bytes)
-    for index in reversed(range(len(parameters))):
-        parameter = parameters[index]
-        same = bool(groups) and groups[-1][0][1].array.dtype == parameter.array.dtype
-        if not same or size + parameter.array.nbytes > limit:
-            limit = cap_bytes if groups else limit
-            groups.append([])
-            size = 0
-        groups[-1].append((index, parameter))
-        size += parameter.array.nbytes
-    return [_Bucket(group) for group in groups]
-
-
-def _check_same_model(module: Module, group: Communicator) -> None:
-    """All ranks must wrap the same model, else buckets would not match."""
-    mine = [
-        [name, list(value.shape), str(value.dtype)]
-        for name, value in [*module.named_parameters(), *module.named_buffers()]
-    ]
-    everyone = [objects.loads(part) for part in group.all_gather_bytes(objects.dumps(mine))]
-    for rank, theirs in enumerate(everyone):
-        if theirs == everyone[0]:
-            continue
-        here = [entry for entry in theirs if entry not in everyone[0]]
-        there = [entry for entry in everyone[0] if entry not in theirs]
-        raise RuntimeError(
-            f"DistributedDataParallel: rank {rank} has another model than rank 0: "
-            f"{len(theirs)} and {len(everyone[0])} parameters and buffers, "
-            f"{here[:3]} instead of {there[:3]}; expected the same model on all ranks"
-        )
-
-
-def _broadcast(tensors: list[Tensor], group: Communicator) -> None:
-    """Rank 0's values into all ranks' tensors, one message per dtype."""
-    if group.world_size == 1:
-        return
-    by_dtype: dict[np.dtype[Any], list[Tensor]] = {}
-    for tensor in tensors:
-        by_dtype.setdefault(tensor.array.dtype, []).append(tensor)
-    for dtype, members in by_dtype.items():
-        flat = np.empty(sum(tensor.array.size for tensor in members), dtype)
-        if group.rank == 0:
-            np.concatenate([tensor.array.reshape(-1) for tensor in members], out=flat)
-        group.broadcast(flat)
-        if group.rank == 0:
-            continue
-        start = 0
-        for tensor in members:
-            array = tensor.array
-            array[...] = flat[start : start + array.size].reshape(array.shape)
-            bump(tensor)
-            start += array.size
+        self._buckets.begin(self._unused)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -111,7 +111,7 @@ def get_communicator() -> Communicator:
 
 
 def all_reduce(tensor: Any, op: ReduceOp = ReduceOp.SUM) -> None:
-    """Replace `tensor` (Tensor or array) on all ranks by the reduction over them, in rank order."""
+    """Replace `tensor` (Tensor or array) on all ranks by their reduction along one tree."""
     get_communicator().all_reduce(_changed(tensor), op)
 
 

@@ -12,7 +12,7 @@ from tensorlib.autograd import engine
 from tensorlib.kernels import attention as kernels
 from tensorlib.ops import activation, draws, elementwise, indexing, linalg, shape
 from tensorlib.ops._common import Array, Grads, record, wrap
-from tensorlib.random import default_generator
+from tensorlib.random import current
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -26,7 +26,7 @@ def noise(sizes: tuple[int, ...], like: Array, chance: float) -> Array | None:
         return None
     keep = np.zeros_like(like, shape=sizes, order="C")
     if chance < 1:
-        draws.fill(keep, lambda n, k, _: default_generator.bernoulli(1 - chance, k, n))
+        draws.fill(keep, lambda n, k, _: current().bernoulli(1 - chance, k, n))
         keep *= np.divide(1, 1 - chance, dtype=keep.dtype)
     return keep
 

@@ -12,7 +12,7 @@ from tensorlib.autograd.tape import wrap
 from tensorlib.creation import empty_as
 from tensorlib.errors import DTypeError, InvalidValueError, ShapeError
 from tensorlib.ops import draws
-from tensorlib.random import default_generator
+from tensorlib.random import current
 
 if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
@@ -47,7 +47,7 @@ def _dropped(
     one: float = 1.0
     if not alpha and x.dtype == np.float32:
         one = np.divide(1, 1 - p, dtype=x.dtype)
-    draws.fill(noise.array, lambda n, k, _: default_generator.bernoulli(1 - p, k, n, one))
+    draws.fill(noise.array, lambda n, k, _: current().bernoulli(1 - p, k, n, one))
     if not alpha:
         if x.dtype.kind not in "fcV":
             raise DTypeError(where, f"not implemented for {input.dtype}", "floating-point numbers")

@@ -24,6 +24,7 @@ from .sampler import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from .sharded import ShardedBatchSampler
 
 __all__ = [
     "BatchSampler",
@@ -38,6 +39,7 @@ __all__ = [
     "SampleError",
     "Sampler",
     "SequentialSampler",
+    "ShardedBatchSampler",
     "StackDataset",
     "Subset",
     "SubsetRandomSampler",

@@ -4,9 +4,9 @@ Threads, not processes: PIL and NumPy release the interpreter lock while they wo
 to be copied between processes. Batches come in order whatever the number of threads.
 
 Each iteration draws what torch's does: one number for its workers, then what the sampler draws.
-A `DistributedSampler`'s order follows from (seed, epoch), and so does the augmentation of every
-sample, see `randomness`: the seed is the `initial_seed()` of the generator, the global one's
-without one, when the loader was made.
+The order of a `DistributedSampler` or `ShardedBatchSampler` follows from (seed, epoch), and so does
+the augmentation of every sample, see `randomness`: the seed is the `initial_seed()` of the
+generator, the global one's without one, when the loader was made.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .dataset import IterableDataset, length
 from .distributed import DistributedSampler
 from .fetch import fetch
 from .sampler import BatchSampler, RandomSampler, SequentialSampler, draw_seed, seed_of
+from .sharded import ShardedBatchSampler, ShardIndices
 
 if TYPE_CHECKING:
     from tensorlib import Generator, Tensor
@@ -189,11 +190,11 @@ class DataLoader:
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch starts: enough for a new loader with any `num_workers`.
 
-        `next_index` counts samples of the epoch's global order: with a `DistributedSampler` every
-        rank's state is the same and may be loaded with another number of ranks. An order that was
-        drawn is drawn again from the state of the generators then, held under `drawn`. Epochs after
-        it follow the loader's or the sampler's own generator, which is restored, or the global one,
-        which is the caller's to restore.
+        `next_index` counts samples of the epoch's global order: with a `DistributedSampler` or a
+        `ShardedBatchSampler` every rank's state is the same and may be loaded with another number
+        of ranks. An order that was drawn is drawn again from the state of the generators then, held
+        under `drawn`. Epochs after it follow the loader's or the sampler's own generator, which is
+        restored, or the global one, which is the caller's to restore.
         """
         taken = self._taken
         if isinstance(self._ordered_by, DistributedSampler):
@@ -222,15 +223,15 @@ class DataLoader:
                 f"DataLoader.load_state_dict: the state was saved with {state['samples']} samples, "
                 f"the data set has {self._length}; expected the same data set"
             )
-        if isinstance(self._ordered_by, DistributedSampler):
+        self._taken = int(state["next_index"])
+        if isinstance(self._ordered_by, DistributedSampler | ShardedBatchSampler):
             if state["seed"] != self.seed:
                 raise ValueError(
                     f"DataLoader.load_state_dict: the state was saved with seed {state['seed']}, "
-                    f"the DistributedSampler has {self.seed}; expected the same seed"
+                    f"the {type(self._ordered_by).__name__} has {self.seed}; expected the same seed"
                 )
-            self._taken = self._ordered_by.local_position(int(state["next_index"]))
-        else:
-            self._taken = int(state["next_index"])
+            if isinstance(self._ordered_by, DistributedSampler):
+                self._taken = self._ordered_by.local_position(self._taken)
         self.seed = int(state["seed"])
         if hasattr(self._ordered_by, "seed"):
             self._ordered_by.seed = self.seed
@@ -364,7 +365,7 @@ class _Batches(Iterator[Any]):
         if self._stream is not None:
             return next(self._stream)
         indices = next(self._indices)
-        return len(indices), fetch(*self._arguments(indices))
+        return _size(indices), fetch(*self._arguments(indices))
 
     def _arguments(self, indices: Sequence[int]) -> tuple[Any, ...]:
         loader = self._loader
@@ -376,7 +377,7 @@ class _Batches(Iterator[Any]):
         ahead = loader.num_workers * (loader.prefetch_factor or 1)
         for indices in islice(self._indices, ahead - len(self._pending)):
             future = workers.submit(fetch, *self._arguments(indices))
-            self._pending.append((len(indices), future))
+            self._pending.append((_size(indices), future))
         if not self._pending:
             raise StopIteration
         size, future = self._pending.popleft()
@@ -392,10 +393,15 @@ class _Batches(Iterator[Any]):
             ) from error
 
 
+def _size(indices: Sequence[int]) -> int:
+    """By how many samples a batch moves the position: its own, or those of all ranks."""
+    return indices.total if isinstance(indices, ShardIndices) else len(indices)
+
+
 def _skip(batches: Iterator[Sequence[int]], taken: int) -> Iterator[Sequence[int]]:
     """The batches after the first `taken` samples."""
     while taken > 0 and (batch := next(batches, None)) is not None:
-        taken -= len(batch)
+        taken -= _size(batch)
     if taken < 0:
         raise ValueError(
             "DataLoader: the saved position lies inside a batch of batch_sampler; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .collate import default_collate
@@ -23,8 +23,10 @@ def fetch(
     alone: bool,
 ) -> Any:
     """The samples at `indices` as one batch, each loaded under its own random stream; or the only
-    sample by itself.
+    sample by itself. Without indices a batch of no samples, in the form of the others.
     """
+    if not indices:
+        return _none_of(fetch(dataset, collate_fn, [0], seed, epoch, alone))
     if alone:
         return collate_fn(_sample(dataset, indices[0], seed, epoch))
     getter = batch_getter(dataset)
@@ -47,6 +49,26 @@ def fetch(
     except Exception as error:
         error.add_note(f"DataLoader: while collating samples {_few(indices)} of epoch {epoch}")
         raise
+
+
+def _none_of(batch: Any) -> Any:
+    """A collated batch without its samples."""
+    if isinstance(batch, Mapping):
+        return {key: _none_of(value) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        if len(batch) == 1 and isinstance(batch[0], (str, bytes)):  # a field of texts
+            return batch[:0]
+        fields = [_none_of(value) for value in batch]
+        if hasattr(batch, "_fields"):  # a named tuple
+            return type(batch)(*fields)
+        return type(batch)(fields)
+    if hasattr(batch, "shape") and len(batch.shape) and batch.shape[0] == 1:
+        return batch[:0]
+    raise TypeError(
+        f"DataLoader: a batch without samples cannot be made of {type(batch).__name__}; expected "
+        "Tensors or arrays with the samples in the first dimension, in lists, tuples or mappings. "
+        "Hint: drop_last=True"
+    )
 
 
 def _sample(dataset: Any, index: int, seed: int, epoch: int) -> Any:

@@ -12,6 +12,7 @@ from tensorlib.distributed import (
     ReduceOp,
     TcpCommunicator,
     ThreadCommunicator,
+    tree,
 )
 
 LIMIT_S = 20.0
@@ -72,7 +73,14 @@ def value(rank, shape, dtype):
 
 
 def reduced(arrays, op):
-    """The definition: left to right in rank order, in the arrays' dtype."""
+    """The definition: the two halves of the ranks (the left one a power of two), each reduced, in
+    the arrays' dtype.
+    """
+    total = reduced_whole(arrays, op)
+    return total / total.dtype.type(len(arrays)) if op is ReduceOp.AVG else total
+
+
+def reduced_whole(arrays, op):
     combine = {
         ReduceOp.SUM: np.add,
         ReduceOp.AVG: np.add,
@@ -80,15 +88,17 @@ def reduced(arrays, op):
         ReduceOp.MAX: np.maximum,
         ReduceOp.PRODUCT: np.multiply,
     }[op]
-    total = arrays[0].copy()
-    for array in arrays[1:]:
-        total = combine(total, array)
-    return total / total.dtype.type(len(arrays)) if op is ReduceOp.AVG else total
+    if len(arrays) == 1:
+        return arrays[0].copy()
+    half = 1
+    while 2 * half < len(arrays):
+        half *= 2
+    return combine(reduced_whole(arrays[:half], op), reduced_whole(arrays[half:], op))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [0, 1, 7, 9_001, 3_200_003])
-def test_all_reduce_is_the_sum_in_rank_order_to_the_bit(make_group, world_size, size):
+def test_all_reduce_is_the_sum_along_the_tree_to_the_bit(make_group, world_size, size):
     inputs = [value(rank, size, np.float32) for rank in range(world_size)]
     expected = reduced(inputs, ReduceOp.SUM)
 
@@ -99,6 +109,24 @@ def test_all_reduce_is_the_sum_in_rank_order_to_the_bit(make_group, world_size, 
 
     for result in make_group(world_size).run(work):
         assert result.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("size", [0, 5, 20_000, 3_000_001])
+def test_shards_of_ranks_add_up_to_the_same_bits_for_any_number_of_ranks(make_group, size):
+    """Seven shards; a rank brings the nodes of the tree that it owns."""
+    leaves = 7
+    inputs = [value(leaf, size, np.float32) for leaf in range(leaves)]
+    expected = reduced(inputs, ReduceOp.SUM)
+    for world_size in (1, 2, 3):
+
+        def work(group):
+            nodes = tree.plan(leaves, group.world_size).nodes[group.rank]
+            rows = [reduced(inputs[lo:hi], ReduceOp.SUM) for lo, hi in nodes]
+            group.all_reduce_shards(rows, leaves)
+            return rows[0]
+
+        for result in make_group(world_size).run(work):
+            assert result.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("op", list(ReduceOp))
