@@ -93,7 +93,7 @@ class Convolution(_Linear):
             self.packed = conv.pack_winograd(w)
             return
         self.packed = conv.pack(w, self.groups)
-        if conv._is_narrow(w.shape, self.dilation, self.groups):
+        if self.residual is None and conv._is_narrow(w.shape, self.dilation, self.groups):
             self.words, self.write = "convolution of few channels", self._narrow  # type: ignore[method-assign]
             if self.input.origin == "input":
                 self.direct = self.input.index
@@ -138,20 +138,24 @@ class Convolution(_Linear):
     def temporary_bytes(self, n: int) -> int:
         if self.words != "convolution of few channels":
             return 0
-        _, (_, _, rows, columns) = conv.frame(self.geometry(n))
+        *_, rows, columns = conv.Lines.of(self.geometry(n)).frame
         return math.prod((n, rows, columns, self.weight.shape[1])) * 4
 
     def _narrow(self, space: Space) -> None:
         g = self.geometry(space.n)
-        wide, (top, left, rows, columns) = conv.frame(g)
-        frame = space.temporary(self)
+        lines, frame = conv.Lines.of(g), space.temporary(self)
+        top, left, rows, columns = lines.frame
         n, c, h, w = g.images, g.channels, g.height, g.width
         strides = space.strides.get(self.input.index, (h * w * c * 4, 4, w * c * 4, c * 4))
         space.add(
             _direct, "to_channels_last", n * rows, space.at(self.input.index), frame, c, h, w,
             *strides, top, left, rows, columns,
         )  # fmt: skip
-        self._rows(space, wide, frame, c * 4, 0)
+        count, length = conv.line_blocks(g)
+        space.add(
+            _direct, "convolve_lines", count, frame, address(self.packed), space.at(self.output),
+            _where(self.added), *self.limits, *conv.line_arguments(g, lines, length),
+        )  # fmt: skip
 
     def _winograd(self, space: Space) -> None:
         g = self.geometry(space.n)

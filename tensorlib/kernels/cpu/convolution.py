@@ -15,7 +15,7 @@ import numpy as np
 
 from tensorlib.kernels import convolution as reference
 from tensorlib.kernels.convolution import Pads, Sizes, channels_first
-from tensorlib.kernels.cpu import Tasks, address, empty, runtime, scratch, single, worth
+from tensorlib.kernels.cpu import Tasks, address, blocks, empty, runtime, scratch, single, worth
 from tensorlib.ops.strides import is_channels_last
 
 __all__ = ["Geometry"]
@@ -375,22 +375,38 @@ def depthwise_forward(
     return _result(out, _innermost(x, w), x.ndim)
 
 
-def frame(g: Geometry) -> tuple[Geometry, tuple[int, int, int, int]]:
-    """A convolution of few channels as one whose rows of taps are single taps of more channels, on
-    images with a frame; and the frame.
+@dataclass(frozen=True)
+class Lines:
+    """A convolution of few channels on images with a frame, whose outputs in one line lie evenly
+    apart: `frame` is (top, left, rows, columns), the others are bytes between outputs, rows of the
+    kernel, lines and images.
     """
-    (kh, kw), (sh, sw), (ph, pw), (dh, _) = g.kernel, g.stride, g.padding, g.dilation
-    rows = (g.out_height - 1) * sh + (kh - 1) * dh + 1
-    columns = (g.out_width - 1) * sw + kw
-    wide = Geometry(
-        g.images, kw * g.channels, rows, columns, g.outputs, g.out_height, g.out_width,
-        (kh, 1), g.stride, (0, 0), (dh, 1), 1,
-    )  # fmt: skip
-    return wide, (ph, pw, rows, columns)
+
+    frame: tuple[int, int, int, int]
+    step: int
+    tap: int
+    line: int
+    image: int
+
+    @classmethod
+    def of(cls, g: Geometry) -> Lines:
+        """For a Geometry that `_is_narrow` fits."""
+        (kh, kw), (sh, sw), dh = g.kernel, g.stride, g.dilation[0]
+        rows = (g.out_height - 1) * sh + (kh - 1) * dh + 1
+        columns = (g.out_width - 1) * sw + kw
+        row = columns * g.channels * 4
+        return cls(
+            (*g.padding, rows, columns), sw * g.channels * 4, dh * row, sh * row, rows * row
+        )  # fmt: skip
+
+
+def line_blocks(g: Geometry) -> tuple[int, int]:
+    """`(blocks, lines of each)` of the outputs."""
+    return blocks(g.images * g.out_height, max(1, 4096 // (g.out_width * g.outputs)), 128)
 
 
 @reference.conv_forward.override(
-    "float32, at most 4 channels: rows of the kernel as taps, on a padded copy",
+    "float32, at most 4 channels: lines of a padded copy, rows of the kernel as taps",
     lambda x, w, stride, padding, dilation, groups, bias=None: (
         _is_narrow(w.shape, dilation, groups)
         and _forward_applies(x, w, stride, padding, dilation, groups, bias)
@@ -401,20 +417,21 @@ def narrow_forward(
 ) -> Any:
     """Direct, with KW * C numbers of a row as one tap."""
     g = _of_forward(x, w, stride, padding, dilation, groups)
-    out = _outputs(g)
-    wide, border = frame(g)
-    image, packed = channels_last(_as_image(x), border), pack(_as_image(w), 1)
-    _direct_narrow(wide, g.channels, image, packed, pack_bias(bias, 1), out)
+    out, lines = _outputs(g), Lines.of(g)
+    image, packed = channels_last(_as_image(x), lines.frame), pack(_as_image(w), 1)
+    count, length = line_blocks(g)
+    _direct.convolve_lines(
+        count, address(image), address(packed), address(out), _where(pack_bias(bias, 1)),
+        -INFINITY, INFINITY, *line_arguments(g, lines, length),
+    )  # fmt: skip
     return _result(out, _innermost(x, w), x.ndim)
 
 
-def _direct_narrow(wide: Geometry, channels: int, x: Any, packed: Any, bias: Any, out: Any) -> None:
-    panels = -(-wide.outputs // panel())
-    count, step, splits = block_rows(wide.channels * wide.taps, wide.rows, panels)
-    _direct.convolve(
-        count * splits, address(x), address(packed), address(out), _where(bias), 0,
-        -INFINITY, INFINITY, 0, *scratch(step * (wide.taps + 1) * 8), wide.rows, step, splits, 1,
-        wide.channels, wide.outputs, channels * 4, wide.outputs * 4, *wide.window,
+def line_arguments(g: Geometry, lines: Lines, length: int) -> tuple[int, ...]:
+    """The numbers at the end of `convolve_lines`."""
+    return (
+        g.images * g.out_height, length, g.kernel[0], g.kernel[1] * g.channels, g.outputs,
+        lines.step, lines.tap, lines.line, lines.image, g.out_height, g.out_width,
     )  # fmt: skip
 
 

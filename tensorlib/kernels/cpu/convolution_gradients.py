@@ -18,6 +18,7 @@ from tensorlib.kernels.cpu import address, blocks, empty, scratch
 from tensorlib.kernels.cpu.convolution import (
     GAP,
     Geometry,
+    Lines,
     _as_image,
     _depthwise,
     _direct,
@@ -37,7 +38,6 @@ from tensorlib.kernels.cpu.convolution import (
     channels_last,
     convolve,
     convolve_winograd,
-    frame,
     geometry,
     pack,
     pack_winograd,
@@ -47,6 +47,7 @@ from tensorlib.kernels.cpu.convolution import (
 CHUNK = 1 << 22  # bytes of transformed tiles taken at a time for the gradient of weights
 NEAR = 384 << 10  # bytes of gathered rows that stay in the second-level cache
 SLICES = 12 << 20  # bytes of partial sums
+LINE = 512  # places whose gradients stay in the first-level cache
 
 
 def _of_gradient(
@@ -247,6 +248,42 @@ def depthwise_weight_grad(
     return np.ascontiguousarray(sums.sum(0).T).reshape(shape)
 
 
+@reference.conv_weight_grad.override(
+    "float32, at most 4 channels: lines of a padded copy, numbers of the kernel as taps",
+    lambda x, grad, shape, stride, padding, dilation, groups, last=False: (
+        _is_narrow(shape, dilation, groups)
+        and _weight_applies(x, grad, shape, stride, padding, dilation, groups)
+    ),
+)
+def narrow_weight_grad(
+    x: Any, grad: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int,
+    last: bool = False,
+) -> Any:  # fmt: skip
+    """Each number of the kernel times the outputs' gradients, in registers along the lines."""
+    g = _of_gradient(grad.shape, shape, x.shape, stride, padding, dilation, groups)
+    lines = Lines.of(g)
+    image, back = channels_last(_as_image(x), lines.frame), channels_last(_as_image(grad))
+    if g.outputs % panel():  # panels are read whole: memory has to go on
+        longer = empty((back.size + panel(),))
+        longer[: back.size] = back.reshape(-1)
+        back = longer
+    (kh, kw), c = g.kernel, g.channels
+    offsets = np.arange(kh)[:, None] * lines.tap + 4 * np.arange(kw * c)
+    offsets = np.pad(offsets.reshape(-1), (0, _rows_of_block()), "edge")
+    taps, total = kh * kw * c, g.images * g.out_height
+    count, length = blocks(total, 8, 32)
+    sums = empty((count, taps, g.outputs))
+    _direct.weight_lines(
+        count, address(image), address(back), address(sums), address(offsets), taps, total, length,
+        max(1, LINE // g.out_width), g.outputs, lines.step, lines.line, lines.image, g.out_height,
+        g.out_width,
+    )  # fmt: skip
+    made = sums.sum(0).reshape(kh, kw, c, g.outputs).transpose(3, 2, 0, 1)
+    if last:
+        made = np.ascontiguousarray(made.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return made.reshape(shape) if last else np.ascontiguousarray(made).reshape(shape)
+
+
 @reference.conv_weight_grad.override("float32: direct, rows gathered by tap", _weight_applies)
 def direct_weight_grad(
     x: Any, grad: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int,
@@ -254,22 +291,16 @@ def direct_weight_grad(
 ) -> Any:  # fmt: skip
     """For each tap the product of the gradient's rows and the input rows it sees."""
     g = _of_gradient(grad.shape, shape, x.shape, stride, padding, dilation, groups)
-    back, channels = channels_last(_as_image(grad)), g.channels
-    narrow = _is_narrow(shape, dilation, groups)
-    if narrow:
-        g, border = frame(g)
-        image = channels_last(_as_image(x), border)
-    else:
-        image = channels_last(_as_image(x))
+    image, back = channels_last(_as_image(x)), channels_last(_as_image(grad))
     depth = math.prod(shape[1:]) // g.taps  # of one group's rows
     taps = math.prod(shape[2:])
     # sums lie as the gradient does, its channels innermost
-    straight = taps == 1 or last or narrow
+    straight = taps == 1 or last
     outputs = g.outputs // g.groups
     sums = empty((g.groups, outputs, g.taps, depth) if straight
                  else (g.groups, g.taps, outputs, depth))  # fmt: skip
     for group in range(g.groups):
-        _group_sums(g, group, image, channels, back, sums[group], straight, narrow)
+        _group_sums(g, group, image, back, sums[group], straight)
     if not straight:
         return _scattered(g, sums, shape)
     if taps == 1:
@@ -291,21 +322,17 @@ def _cut(rows: int, outputs: int, depth: int, taps: int) -> tuple[int, int, int]
     return slices, splits, chunk
 
 
-def _group_sums(
-    g: Geometry, group: int, image: Any, channels: int, back: Any, sums: Any, straight: bool,
-    narrow: bool,
-) -> None:  # fmt: skip
+def _group_sums(g: Geometry, group: int, image: Any, back: Any, sums: Any, straight: bool) -> None:
     """The sums of one group of channels."""
     outputs, depth = g.outputs // g.groups, sums.shape[-1]
-    wide = depth * g.taps if narrow else depth
-    slices, splits, chunk = _cut(g.rows, outputs, wide, 1 if narrow else g.taps)
+    slices, splits, chunk = _cut(g.rows, outputs, depth, g.taps)
     parts = sums if slices == 1 else empty((slices, *sums.shape))
     row, step = (g.taps * depth * 4, depth * 4) if straight else (depth * 4, outputs * depth * 4)
     first_x, first_grad = address(image) + group * depth * 4, address(back) + group * outputs * 4
-    room = chunk * (-(-outputs // splits) + wide + 2 * GAP + 16) * 4 + 1024
+    room = chunk * (-(-outputs // splits) + depth + 2 * GAP + 16) * 4 + 1024
     _direct.weight_sums(
         slices * splits, first_x, first_grad, address(parts), *scratch(room), g.rows, slices,
-        splits, chunk, depth, outputs, narrow, GAP, channels * 4, g.outputs * 4, row, step,
+        splits, chunk, depth, outputs, GAP, g.channels * 4, g.outputs * 4, row, step,
         sums.nbytes, *g.window,
     )  # fmt: skip
     if slices > 1:

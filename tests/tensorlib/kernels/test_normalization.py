@@ -174,6 +174,27 @@ def test_layers_are_fused_only_where_nobody_looks(monkeypatch):
     assert calls == [1, 1]
 
 
+def test_a_sequence_fuses_what_follows_a_batch_norm(monkeypatch):
+    calls = []
+    real = tensorlib.nn.fusion.batch_norm_relu
+    monkeypatch.setattr(
+        tensorlib.nn.fusion, "batch_norm_relu", lambda *a: calls.append(1) or real(*a)
+    )
+    x = tensorlib.from_numpy(single(2, 8, 4, 4))
+    for layers, fused in (
+        ([nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU(inplace=True)], 2),
+        ([nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.GELU(), nn.ReLU()], 0),
+        ([nn.ReLU(), nn.BatchNorm2d(8)], 0),
+    ):
+        calls.clear()
+        expected = x
+        for layer in layers:
+            expected = layer(expected)
+        assert not calls
+        assert tensorlib.allclose(nn.Sequential(*layers)(x), expected, atol=1e-6)
+        assert len(calls) == fused
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_a_fused_block_leaves_the_state_of_the_layers(training, momentum):

@@ -84,3 +84,18 @@ def test_a_convolution_can_be_viewed_as_rows():
         tensorlib.nn.Sequential(tensorlib.nn.ConvTranspose2d(3, 4, 3), tensorlib.nn.BatchNorm2d(4)),
     ):
         assert layer(x).view(2, -1).shape[1] % 4 == 0
+
+
+@pytest.mark.oracle
+def test_images_of_one_channel_are_told_apart_by_their_strides():
+    """They are contiguous in every format; `to` gives them the asked one's strides all the same."""
+    torch = pytest.importorskip("torch")
+    seen = []
+    for lib in (tensorlib, torch):
+        x = lib.rand(4, 1, 6, 5)
+        last = x.to(memory_format=lib.channels_last)
+        conv = lib.nn.Conv2d(1, 3, 3).to(memory_format=lib.channels_last)
+        rows = last.to(memory_format=lib.contiguous_format)
+        assert last.to(memory_format=lib.channels_last) is last
+        seen.append([t.stride() for t in (x, last, rows, conv.weight, conv(x), conv(last))])
+    assert seen[0] == seen[1]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
-from tensorlib.kernels.cpu.tasks.gemm import PANEL, ROWS, multiply, outer
+from tensorlib.kernels.cpu.tasks.gemm import (
+    PANEL,
+    ROWS,
+    multiply,
+    multiply_line,
+    outer,
+    outer_lines,
+)
 from tensorlib.kernels.cpu.vector import (
     LANES,
     load,
@@ -272,7 +279,6 @@ def weight_sums(
     chunk: i64,
     depth: i64,
     outputs: i64,
-    together: i64,
     gap: i64,
     pixel: i64,
     grad_pixel: i64,
@@ -297,7 +303,7 @@ def weight_sums(
     `slice_step`, `out_step` and `out_row` bytes.
 
     Rows are gathered `chunk` at a time, `gap` numbers apart, so that they lie in the cache and in
-    different sets of it; what all taps see in one row if `together`, for few channels.
+    different sets of it.
     """
     part = block // splits
     split = block - part * splits
@@ -308,8 +314,7 @@ def weight_sums(
     width = min((split + 1) * tiles // splits * ROWS, outputs) - first
     a_row = (width + gap) * 4
     taps = kh * kw
-    wide = depth * taps if together != 0 else depth
-    b_row = (wide + gap) * 4
+    b_row = (depth + gap) * 4
     a = (scratch + worker * scratch_stride + 63) // 64 * 64
     b = (a + chunk * a_row + 63) // 64 * 64
     out = sums + part * slice_step + first * out_row
@@ -318,21 +323,96 @@ def weight_sums(
         for r in range(m, last):
             copy_row(grad + r * grad_pixel + first * 4, a + (r - m) * a_row, width)
         for t in range(taps):
-            place = b + t * depth * 4 if together != 0 else b
             gather_tap(
-                x, place, b_row, m, last, depth, pixel, h, w, oh, ow, sh, sw,
+                x, b, b_row, m, last, depth, pixel, h, w, oh, ow, sh, sw,
                 t // kw * dh - ph, t % kw * dw - pw,
             )  # fmt: skip
-            if together != 0 and t < taps - 1:
-                continue
-            first_tap = 0 if together != 0 else t
-            for n in range(0, wide, PANEL):
+            for n in range(0, depth, PANEL):
                 for row in range(0, width, ROWS):
                     outer(
                         a + row * 4, a_row, b + n * 4, b_row, last - m,
-                        out + first_tap * out_step + row * out_row + n * 4, out_row,
-                        min(ROWS, width - row), min(PANEL, wide - n), m == begin,
+                        out + t * out_step + row * out_row + n * 4, out_row,
+                        min(ROWS, width - row), min(PANEL, depth - n), m == begin,
                     )  # fmt: skip
+
+
+@task
+def convolve_lines(
+    block,
+    worker,
+    x: ptr,
+    packed: ptr,
+    y: ptr,
+    bias: ptr,
+    floor: f32,
+    ceiling: f32,
+    lines: i64,
+    length: i64,
+    taps: i64,
+    depth: i64,
+    columns: i64,
+    x_step: i64,
+    x_tap: i64,
+    x_line: i64,
+    x_image: i64,
+    oh: i64,
+    ow: i64,
+):
+    """`length` lines of the outputs of images with a frame, for few channels: a tap is a row of the
+    kernel, `depth` numbers. `x_...` are bytes between outputs, taps, lines and images in `x`.
+    """
+    for line in range(block * length, min(lines, (block + 1) * length)):
+        image = line // oh
+        source = x + image * x_image + (line - image * oh) * x_line
+        target = y + line * ow * columns * 4
+        for n in range(0, columns, PANEL):
+            for j in range(0, ow, ROWS):
+                multiply_line(
+                    source + j * x_step, x_step, x_tap, taps, depth, packed + n * taps * depth * 4,
+                    target + (j * columns + n) * 4, columns * 4, min(ROWS, ow - j),
+                    min(PANEL, columns - n), bias + 4 * n if bias != 0 else 0, floor, ceiling,
+                )  # fmt: skip
+
+
+@task
+def weight_lines(
+    block,
+    worker,
+    x: ptr,
+    grad: ptr,
+    sums: ptr,
+    offsets: ptr,
+    taps: i64,
+    lines: i64,
+    length: i64,
+    piece: i64,
+    columns: i64,
+    x_step: i64,
+    x_line: i64,
+    x_image: i64,
+    oh: i64,
+    ow: i64,
+):
+    """The weight gradient of `convolve_lines` over `length` lines: sums[block, taps, columns].
+
+    Every number of the kernel is a tap, at one of the `offsets`; `piece` lines stay in the cache.
+    """
+    begin = block * length
+    end = min(lines, begin + length)
+    line = begin
+    while line < end:
+        image = line // oh
+        last = min(end, line + piece, (image + 1) * oh)
+        source = x + image * x_image + (line - image * oh) * x_line
+        for n in range(0, columns, PANEL):
+            for t in range(0, taps, ROWS):
+                outer_lines(
+                    offsets + 8 * t, source, x_step, x_line, grad + (line * ow * columns + n) * 4,
+                    columns * 4, ow * columns * 4, ow, last - line,
+                    sums + ((block * taps + t) * columns + n) * 4, columns * 4,
+                    min(ROWS, taps - t), min(PANEL, columns - n), line == begin,
+                )  # fmt: skip
+        line = last
 
 
 @task

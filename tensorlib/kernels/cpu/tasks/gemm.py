@@ -236,6 +236,129 @@ def outer(
     return types.void(*(types.int64,) * 10), generate
 
 
+@intrinsic
+def multiply_line(
+    context: Any,
+    x: Any,
+    x_step: Any,
+    x_tap: Any,
+    taps: Any,
+    depth: Any,
+    panel: Any,
+    out: Any,
+    out_step: Any,
+    count: Any,
+    columns: Any,
+    bias: Any,
+    floor: Any,
+    ceiling: Any,
+) -> Any:
+    """As `multiply` for rows `x_step` bytes apart, taps `x_tap` and outputs `out_step` bytes apart:
+    positions of one line of an image, without tables of addresses.
+    """
+    arguments = (types.int64,) * 11 + (types.float32,) * 2
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, x_step, x_tap, taps, depth, panel, out, out_step, count, columns = args[:10]
+        bias, floor, ceiling = args[10:]
+        b = builder
+        block = _Block(b)
+        with b.if_else(b.icmp_signed("!=", bias, _number(0))) as (given, absent):
+            with given:
+                block.fill([emit_load(b, b.add(bias, _number(j * BYTES))) for j in range(VECTORS)])
+            with absent:
+                block.fill([constant(0.0)] * VECTORS)
+        last = b.sub(count, _number(1))
+        shifts = []
+        for i in range(ROWS):  # the last row again where there are fewer
+            row = b.select(b.icmp_signed("<", _number(i), last), _number(i), last)
+            shifts.append(b.mul(row, x_step))
+        at_panel, at_row = cgutils.alloca_once(b, I64), cgutils.alloca_once(b, I64)
+        b.store(panel, at_panel)
+
+        def steps(number: int) -> None:
+            here, row = b.load(at_panel), b.load(at_row)
+            for u in range(number):
+                scalars = [b.add(b.add(row, shift), _number(4 * u)) for shift in shifts]
+                block.step(scalars, b.add(here, _number(u * VECTORS * BYTES)))
+            b.store(b.add(here, _number(number * VECTORS * BYTES)), at_panel)
+            b.store(b.add(row, _number(4 * number)), at_row)
+
+        with cgutils.for_range(b, taps) as loop:
+            b.store(b.add(x, b.mul(loop.index, x_tap)), at_row)
+            with cgutils.for_range(b, b.sdiv(depth, _number(3))):
+                steps(3)
+            with cgutils.for_range(b, b.srem(depth, _number(3))):
+                steps(1)
+        low, high = emit_splat(b, floor), emit_splat(b, ceiling)
+
+        def finish(value: Any, at: Any, part: Any) -> Any:
+            value = b.select(b.fcmp_ordered("<", value, low), low, value)
+            return b.select(b.fcmp_ordered(">", value, high), high, value)
+
+        for i, row in enumerate(block.sums):
+            with b.if_then(b.icmp_signed(">", count, _number(i))):
+                _stored(b, row, b.add(out, b.mul(out_step, _number(i))), columns, finish)
+        return context.get_dummy_value()
+
+    return types.void(*arguments), generate
+
+
+@intrinsic
+def outer_lines(
+    context: Any,
+    offsets: Any,
+    x: Any,
+    x_step: Any,
+    x_line: Any,
+    grad: Any,
+    grad_step: Any,
+    grad_line: Any,
+    length: Any,
+    lines: Any,
+    out: Any,
+    out_stride: Any,
+    count: Any,
+    columns: Any,
+    fresh: Any,
+) -> Any:
+    """out[i, :] (+)= sum over lines l and places r of x[l, r + offset i] grad[l, r, :], a block of
+    ROWS taps x PANEL channels; strides, and the `offsets` (ROWS of them, int64), in bytes.
+
+    `count` rows and `columns` columns are stored; `fresh` not 0: written instead of added. `grad`
+    is read in full blocks: its memory must go on behind the last place.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        offsets, x, x_step, x_line, grad, grad_step, grad_line, length, lines = args[:9]
+        out, out_stride, count, columns, fresh = args[9:]
+        b = builder
+        block = _Block(b)
+        block.fill([constant(0.0)] * VECTORS)
+        shifts = [emit_load(b, b.add(offsets, _number(8 * i)), I64, 8) for i in range(ROWS)]
+        at_x, at_grad = cgutils.alloca_once(b, I64), cgutils.alloca_once(b, I64)
+        with cgutils.for_range(b, lines) as loop:
+            b.store(b.add(x, b.mul(loop.index, x_line)), at_x)
+            b.store(b.add(grad, b.mul(loop.index, grad_line)), at_grad)
+            with cgutils.for_range(b, length):
+                row, here = b.load(at_x), b.load(at_grad)
+                block.step([b.add(row, shift) for shift in shifts], here)
+                b.store(b.add(row, x_step), at_x)
+                b.store(b.add(here, grad_step), at_grad)
+        new = b.icmp_signed("!=", fresh, _number(0))
+
+        def finish(value: Any, at: Any, part: Any) -> Any:
+            old = emit_load(b, at) if part is None else emit_load_part(b, at, part)
+            return b.fadd(value, b.select(new, constant(0.0), old))
+
+        for i, row in enumerate(block.sums):
+            with b.if_then(b.icmp_signed(">", count, _number(i))):
+                _stored(b, row, b.add(out, b.mul(out_stride, _number(i))), columns, finish)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 14), generate
+
+
 @inner
 def pack_panel(w, step, stride, depth, columns, out):
     """A panel [depth, PANEL] of the matrix with `columns` columns `stride` bytes apart and rows
