@@ -9,7 +9,7 @@ import numpy as np
 
 from tensorlib.kernels import optimizer as reference
 from tensorlib.kernels.cpu import Tasks, address, single, worth
-from tensorlib.kernels.cpu.layout import gapless
+from tensorlib.kernels.cpu.layout import alike, gapless
 from tensorlib.kernels.optimizer import Rows
 
 _run = Tasks("optimizer")
@@ -38,11 +38,13 @@ def _large(rows: Rows, *numbers: Any) -> bool:
     if not worth(sum(row[0].size for row in rows), LEAST):
         return False
     for row in rows:
-        x, strides = row[0], row[0].strides
+        x = row[0]
         if not x.flags.writeable or not gapless(x):
             return False
         for array in row[1:]:
-            if type(array) is np.ndarray and (array.dtype != x.dtype or array.strides != strides):
+            if type(array) is not np.ndarray:
+                continue
+            if array.dtype != x.dtype or not alike(array, x):
                 return False
         if not single(x):
             return False
