@@ -1,8 +1,4 @@
-"""Mixed precision by torch.amp's names: scaled losses; `autocast` where it is switched off.
-
-Casting operations one by one is not supported: it is refused, never left out in silence. Cast
-model and batch instead: `model.to(tensorlib.bfloat16)`.
-"""
+"""Mixed precision by torch.amp's names: operations in lower precision, and scaled losses."""
 
 from __future__ import annotations
 
@@ -14,22 +10,39 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorlib.device import device
-from tensorlib.errors import UnsupportedError
+from tensorlib.dtypes import bfloat16, float16, float64, numpy_dtype, of
+from tensorlib.ops import _autocast
 
 if TYPE_CHECKING:
     from tensorlib.optim import Optimizer
     from tensorlib.tensor import Tensor
 
-__all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd", "is_autocast_available"]
+__all__ = [
+    "GradScaler",
+    "autocast",
+    "custom_bwd",
+    "custom_fwd",
+    "get_autocast_dtype",
+    "is_autocast_available",
+    "is_autocast_enabled",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class autocast:
-    """A block or function with lower precision; only `enabled=False` does anything here: nothing.
+    """A block or function in which products, convolutions and attention compute in `dtype`.
 
-    For "cuda" without a GPU it warns and is off, as in torch. Raises UnsupportedError where it
-    would be on.
+    Their arguments of single or half precision are cast, so that parameters stay in float32 and get
+    gradients in float32. Losses and recurrent layers take float32; what is left computes in what it
+    is given. Backward computes in what forward did, and needs no block. On a CPU the results are
+    those of lower precision, but sums are computed in float32, so that nothing is faster.
+
+    Args:
+        dtype: bfloat16 or float16; by default bfloat16 on "cpu", float16 on "cuda".
+        cache_enabled: has no effect: weights are cast each time they are used.
+
+    For "cuda" without a GPU it warns and is off, as in torch; so it does for another dtype.
     """
 
     def __init__(
@@ -40,28 +53,35 @@ class autocast:
         cache_enabled: bool | None = None,
     ) -> None:
         self.device = device(device_type).type
+        self.fast_dtype = get_autocast_dtype(device_type) if dtype is None else dtype
         if enabled and self.device == "cuda" and not _cuda_is_available():
             warnings.warn("CUDA is not available. Disabling autocast.", stacklevel=2)
             enabled = False
-        if enabled:
-            raise UnsupportedError(
-                "autocast",
-                f"enabled for {self.device!r}",
-                "enabled=False",
-                hint="cast the model and its input: model.to(tensorlib.bfloat16)",
+        if enabled and self.fast_dtype not in (bfloat16, float16):
+            warnings.warn(
+                f"In {self.device.upper()} autocast, but the target dtype {self.fast_dtype} is not "
+                "supported. Disabling autocast. Supported are bfloat16 and float16.",
+                stacklevel=2,
             )
-        self._enabled = False
+            enabled = False
+        self._enabled = enabled
+        self._before: list[dict[str, Any]] = []
 
     def __enter__(self) -> autocast:
+        chosen = {k: v for k, v in _autocast.chosen.dtypes.items() if k != self.device}
+        if self._enabled:
+            chosen[self.device] = numpy_dtype(self.fast_dtype)
+        self._before.append(_autocast.enter(chosen))
         return self
 
     def __exit__(self, *_: object) -> None:
-        return None
+        _autocast.leave(self._before.pop())
 
     def __call__(self, function: F) -> F:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
+            with self:
+                return function(*args, **kwargs)
 
         return wrapped  # type: ignore[return-value]  # of the same signature
 
@@ -239,23 +259,73 @@ class GradScaler:
 
 
 def is_autocast_available(device_type: str) -> bool:
-    """False: operations are not cast one by one."""
-    device(device_type)
-    return False
+    """Whether `autocast` knows the device type: "cpu" and "cuda"."""
+    return device(device_type).type in ("cpu", "cuda")
+
+
+def is_autocast_enabled(device_type: str) -> bool:
+    """Whether operations on such a device compute in lower precision now."""
+    return device(device_type).type in _autocast.chosen.dtypes
+
+
+def get_autocast_dtype(device_type: str) -> Any:
+    """The lower precision of the block around; its default outside of one."""
+    kind = device(device_type).type
+    chosen = _autocast.chosen.dtypes.get(kind)
+    if chosen is not None:
+        return of(chosen)
+    return float16 if kind == "cuda" else bfloat16
 
 
 def custom_fwd(
     fwd: Callable[..., Any] | None = None, *, device_type: str, cast_inputs: Any = None
 ) -> Any:
-    """Decorator of an `autograd.Function`'s forward: itself, as autocast is never on."""
-    device(device_type)
-    return (lambda function: function) if fwd is None else fwd
+    """Decorator of an `autograd.Function`'s forward, with `custom_bwd` on its backward.
+
+    With `cast_inputs`, inside autocast, floating tensors of the device type come in that dtype and
+    autocast is off in the function; without it the function computes as the block around it.
+    """
+    if fwd is None:
+        return functools.partial(custom_fwd, device_type=device_type, cast_inputs=cast_inputs)
+    kind = device(device_type).type
+
+    @functools.wraps(fwd)
+    def decorated(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        on = is_autocast_enabled(kind)
+        ctx._dtype = get_autocast_dtype(kind)
+        ctx._fwd_used_autocast = on and cast_inputs is None
+        if not on or cast_inputs is None:
+            return fwd(ctx, *args, **kwargs)
+        with autocast(kind, enabled=False):
+            return fwd(
+                ctx,
+                *(_as(a, kind, cast_inputs) for a in args),
+                **{k: _as(a, kind, cast_inputs) for k, a in kwargs.items()},
+            )
+
+    return decorated
 
 
 def custom_bwd(bwd: Callable[..., Any] | None = None, *, device_type: str) -> Any:
-    """Decorator of an `autograd.Function`'s backward: itself, as autocast is never on."""
-    device(device_type)
-    return (lambda function: function) if bwd is None else bwd
+    """Decorator of an `autograd.Function`'s backward: autocast as it was in its forward."""
+    if bwd is None:
+        return functools.partial(custom_bwd, device_type=device_type)
+    kind = device(device_type).type
+
+    @functools.wraps(bwd)
+    def decorated(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        with autocast(kind, ctx._dtype, enabled=ctx._fwd_used_autocast):
+            return bwd(ctx, *args, **kwargs)
+
+    return decorated
+
+
+def _as(value: Any, kind: str, dtype: Any) -> Any:
+    """Floating tensors of a device type, but double ones, in `dtype`."""
+    if not hasattr(value, "array") or value.device.type != kind:
+        return value
+    eligible = value.is_floating_point() and value.dtype is not float64
+    return value.to(dtype) if eligible else value
 
 
 def _cuda_is_available() -> bool:

@@ -13,6 +13,7 @@ from tensorlib.nn import init
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
 from tensorlib.nn.utils.rnn import PackedSequence
+from tensorlib.ops import _autocast
 from tensorlib.ops import recurrent as ops
 from tensorlib.tensor import Tensor
 
@@ -148,7 +149,7 @@ class RNNBase(Module):
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """Refuse an input that does not fit the weights."""
         where, weight = type(self).__name__, getattr(self, self._all_weights[0][0])
-        if input.dtype != weight.dtype:
+        if input.dtype != weight.dtype and not _autocast.active:  # which casts
             raise InvalidValueError(
                 where,
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype})",

@@ -10,7 +10,7 @@ import numpy as np
 
 from tensorlib import dtypes
 from tensorlib.errors import DTypeError, ShapeError, TensorlibError
-from tensorlib.ops import activation, elementwise, linalg, reduction, shape
+from tensorlib.ops import _autocast, activation, elementwise, linalg, reduction, shape
 from tensorlib.ops._attended import added, attended, attended_projections, composed, noise
 from tensorlib.ops._common import (
     Array,
@@ -51,6 +51,8 @@ def scaled_dot_product_attention(
     weights. `enable_gqa` lets groups of query heads (dimension -3) share a key and value head.
     """
     where = "scaled_dot_product_attention"
+    if _autocast.active:
+        query, key, value = _autocast.lower(query, key, value)
     _check_attention(where, query, key, value, attn_mask, is_causal, dropout_p)
     if enable_gqa:
         key, value = _shared_heads(where, query, key), _shared_heads(where, query, value)
@@ -189,6 +191,8 @@ def multi_head_attention_forward(
     2017. Wrong sizes are AssertionErrors, as in PyTorch, or ShapeErrors.
     """
     where = "multi_head_attention_forward"
+    if _autocast.active:
+        query, key, value = _autocast.lower(query, key, value)
     batched = _check_dims(where, query, key, value, key_padding_mask, attn_mask, num_heads)
     if not batched:
         query, key, value = (shape.unsqueeze(t, 1) for t in (query, key, value))

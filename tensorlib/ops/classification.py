@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tensorlib.tensor import Tensor
 
 
-@accepts("f")
+@accepts("f", half="loss")
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -151,7 +151,7 @@ def _spread(grad: Any, reduction: str, total: Any, axis: int) -> Any:
     return grad
 
 
-@accepts("f")
+@accepts("f", half="loss")
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -347,7 +347,7 @@ def _probabilities(
 
 
 @called("BinaryCrossEntropyBackward0")
-@accepts("f")
+@accepts("f", half="loss")
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -391,7 +391,7 @@ def binary_cross_entropy(
 
 
 @called("BinaryCrossEntropyWithLogitsBackward0")
-@accepts("f")
+@accepts("f", half="loss")
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,

@@ -18,7 +18,7 @@ from tensorlib.kernels.convolution import (
     output_size,
 )
 from tensorlib.kernels.normalization import channel_sums
-from tensorlib.ops import elementwise, shape
+from tensorlib.ops import _autocast, elementwise, shape
 from tensorlib.ops._common import (
     Array,
     Grads,
@@ -159,6 +159,8 @@ def _convolve(
     spatial: int,
 ) -> Tensor:
     where = f"conv{spatial}d"
+    if _autocast.active:
+        input, weight, bias = _autocast.lower(input, weight, bias)
     if input.array.ndim == spatial + 1:
         return shape.squeeze(
             _convolve(
@@ -343,6 +345,8 @@ def _transposed(
     spatial: int,
 ) -> Tensor:
     where = f"conv_transpose{spatial}d"
+    if _autocast.active:
+        input, weight, bias = _autocast.lower(input, weight, bias)
     if input.array.ndim == spatial + 1:
         batched = _transposed(
             shape.unsqueeze(input, 0),

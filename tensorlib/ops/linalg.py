@@ -12,7 +12,7 @@ from tensorlib import dtypes
 from tensorlib.autograd.tape import mode
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.kernels import matrix as kernels
-from tensorlib.ops import elementwise, reduction, shape
+from tensorlib.ops import _autocast, elementwise, reduction, shape
 from tensorlib.ops._common import (
     Array,
     Grads,
@@ -56,6 +56,8 @@ def same_dtype(where: str, a: Array, b: Array) -> None:
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """Matrix product; vectors are taken as row and column, leading dimensions broadcast."""
     expect_tensor("matmul", "other", other)
+    if _autocast.active:
+        input, other = _autocast.lower(input, other)
     a, b = input.array, other.array
     if a.dtype != b.dtype or a.dtype.kind == "b":
         same_dtype("matmul", a, b)
@@ -321,6 +323,8 @@ def _add_product(
     where: str, input: Tensor, left: Tensor, right: Tensor, beta: Any, alpha: Any
 ) -> Tensor:
     expect_tensor(where, "input", input)
+    if _autocast.active:
+        input, left, right = _autocast.lower(input, left, right)
     c, a, b = input.array, left.array, right.array
     same_dtype(where, a, b)
     same_dtype(where, c, a)
@@ -360,6 +364,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: An
     """`input @ weight.T + bias`: [..., in] and [out, in] to [..., out]."""
     if out is not None:
         return _linear_into(input, weight, bias, out=out)  # type: ignore[call-arg]  # the decorator's
+    if _autocast.active:
+        input, weight, bias = _autocast.lower(input, weight, bias)
     x, w = input.array, weight.array
     if x.dtype != w.dtype or x.dtype.kind == "b":
         same_dtype("linear", x, w)

@@ -57,7 +57,7 @@ def _pair(input: Tensor, target: Tensor, where: str) -> tuple[Tensor, Tensor]:
     return promoted(input, target)
 
 
-@accepts("f")
+@accepts("f", half="loss")
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -90,7 +90,7 @@ def mse_loss(
     return record(output, backward, input, target)
 
 
-@accepts("fciu")
+@accepts("fciu", half="loss")
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -113,7 +113,7 @@ def l1_loss(
 
 
 @called("SmoothL1LossBackward0")
-@accepts("f")
+@accepts("f", half="loss")
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -132,7 +132,7 @@ def smooth_l1_loss(
 
 
 @called("HuberLossBackward0")
-@accepts("f")
+@accepts("f", half="loss")
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -165,7 +165,7 @@ def _huber(input: Tensor, target: Tensor, delta: float, where: str) -> Tensor:
     return record(output, huber_loss, difference)
 
 
-@accepts("f")
+@accepts("f", half="loss")
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -199,7 +199,7 @@ def kl_div(
     return _reduce(loss, reduction, "kl_div")
 
 
-@accepts("fiu")
+@accepts("fiu", half="loss")
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -228,7 +228,7 @@ def poisson_nll_loss(
     return _reduce(loss, legacy_reduction(size_average, reduce, reduction), "poisson_nll_loss")
 
 
-@accepts("f")
+@accepts("f", half="loss")
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,

@@ -16,7 +16,7 @@ from tensorlib import dtypes
 from tensorlib.autograd import engine
 from tensorlib.errors import ArgumentError, DTypeError, ShapeError
 from tensorlib.kernels import recurrent as kernels
-from tensorlib.ops import activation, elementwise, linalg, shape
+from tensorlib.ops import _autocast, activation, elementwise, linalg, shape
 from tensorlib.ops._common import Grads, astype, record_outputs, wants, wrap
 from tensorlib.ops.dropout import dropout as dropped
 
@@ -157,6 +157,8 @@ def _called(kind: str, input: Tensor, args: tuple[Any, ...], kwargs: Any) -> lis
     states = given["hx"] if kind == "lstm" else (given["hx"],)
     if len(states) != _STATES[kind]:
         raise ShapeError(kind, "lstm expects two hidden states", f"got {len(states)}")
+    if _autocast.active:
+        input, *states = _autocast.single(input, *states)  # type: ignore[assignment]
     turn = not packed and given["batch_first"]
     x = shape.transpose(input, 0, 1) if turn else input
     if packed:
@@ -227,6 +229,8 @@ def _stack(
 def _cell(kind: str, input: Tensor, states: Sequence[Tensor], w: Weights) -> list[Tensor]:
     """One step, with PyTorch's checks of a cell."""
     where = f"{kind}_cell"
+    if _autocast.active:
+        input, *states = _autocast.single(input, *states)
     if input.array.ndim != 2:
         raise ShapeError(where, f"input has shape {input.array.shape}", "(batch, input_size)")
     batch, size = input.array.shape

@@ -16,6 +16,7 @@ from tensorlib.autograd import engine, saved, tape, walk
 from tensorlib.autograd.function import Function
 from tensorlib.autograd.graph import saved_tensors_hooks
 from tensorlib.errors import AutogradError, InvalidValueError, UnsupportedError
+from tensorlib.ops import _autocast
 
 __all__ = ["CheckpointError", "checkpoint", "checkpoint_sequential", "set_checkpoint_early_stop"]
 
@@ -60,7 +61,8 @@ def checkpoint(
     has a backward of its own: at least one tensor among `args` has to require grad, and `grad()`
     and `inputs=` are refused.
 
-    `preserve_rng_state=True`, the default, gives both runs the same random numbers.
+    `preserve_rng_state=True`, the default, gives both runs the same random numbers. Both compute in
+    the precision of the `autocast` around the call.
     """
     if use_reentrant is None:
         warnings.warn(_EXPLICIT.format("checkpoint"), stacklevel=2)
@@ -153,6 +155,7 @@ class _Reentrant(Function):
             )
         ctx.function = function
         ctx.state = random.get_rng_state() if preserve else None
+        ctx.precision = _autocast.chosen.dtypes
         ctx.args = [None if hasattr(a, "array") else a for a in args]
         ctx.places = [i for i, a in enumerate(args) if hasattr(a, "array")]
         ctx.save_for_backward(*(args[i] for i in ctx.places))
@@ -171,7 +174,11 @@ class _Reentrant(Function):
         args = list(ctx.args)
         for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
             args[place] = tensor.detach().requires_grad_(tensor.requires_grad)
-        with _random_numbers_from(ctx.state), tape.enable_grad():
+        with (
+            _random_numbers_from(ctx.state),
+            _autocast.within(ctx.precision),
+            tape.enable_grad(),
+        ):
             outputs = ctx.function(*args)
         values = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [
@@ -317,9 +324,10 @@ def _recorded(
 ) -> Any:
     first, second = context_fn()
     state = random.get_rng_state() if preserve else None
+    precision = _autocast.chosen.dtypes
 
     def again(*own: Any) -> None:
-        with _random_numbers_from(state), second:
+        with _random_numbers_from(state), _autocast.within(precision), second:
             function(*own, **kwargs)
 
     stop = early_stop if _EarlyStop.value is None else _EarlyStop.value
