@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,9 +12,16 @@ from pydantic import Field, model_validator
 
 from jobs.config import Part
 from jobs.data import digits
-from tensorlib.utils.data import TensorDataset
+from tensorlib.utils.data import Dataset, TensorDataset
 from tensorlib.vision.datasets import FashionMNIST, ImageFolder
-from tensorlib.vision.transforms import ImageClassification
+from tensorlib.vision.transforms import (
+    Compose,
+    ImageClassification,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    to_array,
+)
 
 FASHION_MNIST_ROOT = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 
@@ -50,6 +58,29 @@ class DataConfig(Part):
         return self
 
 
+class AugmentConfig(Part):
+    """What is drawn anew for each sample in each epoch, from (seed, epoch, sample).
+
+    Args:
+        crop_padding: a random part of the image with as many zeros added on each side.
+        flip: mirror left and right, one time out of two.
+        resized_crop: a random part of 8 to 100 % of the area, resized (image_folder only).
+    """
+
+    crop_padding: int = Field(default=0, ge=0)
+    flip: bool = False
+    resized_crop: bool = False
+
+    def arrays(self, size: int) -> Compose | None:
+        """The part that works on decoded square images; None where there is none."""
+        steps: list[Any] = []
+        if self.crop_padding:
+            steps.append(RandomCrop(size, padding=self.crop_padding))
+        if self.flip:
+            steps.append(RandomHorizontalFlip())
+        return Compose(steps) if steps else None
+
+
 class SizedDataset(Protocol):
     """A data set that knows its length."""
 
@@ -83,14 +114,39 @@ class Source:
         return options
 
 
-def load_source(config: DataConfig) -> Source:
+class Augmented(Dataset[tuple[Any, Any]]):
+    """`dataset` with a transform of its images."""
+
+    def __init__(self, dataset: SizedDataset, transform: Callable[[Any], Any]) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, label = self.dataset[index]
+        return self.transform(image), label
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def load_source(config: DataConfig, augment: AugmentConfig | None = None) -> Source:
     """Open the data set. Raises FileNotFoundError or ValueError where it is not as described."""
+    augment = augment or AugmentConfig()
+    if augment.resized_crop and config.name != "image_folder":
+        raise ValueError(
+            f"augment.resized_crop: {config.name} has images of one size already; expected "
+            "image_folder. Hint: augment.crop_padding"
+        )
     if config.name == "digits":
-        return _digits()
-    if config.name == "fashion_mnist":
-        return _fashion_mnist(config.root or FASHION_MNIST_ROOT, config.download)
-    assert config.root is not None
-    return _image_folder(config.root, config.image_size)
+        source = _digits()
+    elif config.name == "fashion_mnist":
+        source = _fashion_mnist(config.root or FASHION_MNIST_ROOT, config.download)
+    else:
+        assert config.root is not None
+        source = _image_folder(config.root, config.image_size, augment.resized_crop)
+    transform = augment.arrays(source.preset.crop_size)
+    if transform is None:
+        return source
+    return replace(source, train=Augmented(source.train, transform))
 
 
 def _digits() -> Source:
@@ -114,9 +170,10 @@ def _fashion_mnist(root: Path, download: bool) -> Source:
     return Source(train, test, list(train.classes), preset, facts)
 
 
-def _image_folder(root: Path, size: int) -> Source:
+def _image_folder(root: Path, size: int, resized_crop: bool) -> Source:
     preset = ImageClassification(size, round(size * 256 / 224))
-    train = ImageFolder(root / "train", transform=preset.to_uint8)
+    drawn = Compose([RandomResizedCrop(size), to_array])
+    train = ImageFolder(root / "train", transform=drawn if resized_crop else preset.to_uint8)
     test = ImageFolder(root / "val", transform=preset.to_uint8)
     if train.classes != test.classes:
         raise ValueError(

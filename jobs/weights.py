@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import tensorlib
 from jobs.config import ModelConfig, build_model
 from orchestrator import checkpoint
@@ -81,7 +83,7 @@ def load(path: Path, model: str | None, labels: Path | None) -> Weights:
             f"{path}: holds weights only; expected the name of their model beside them. "
             "Hint: --model resnet50"
         )
-    state = _read_state(path)
+    state = read_state(path)
     classes = _read_labels(labels) if labels else imagenet()
     return Weights(path, ModelConfig(name=model), state, classes, _published_preset(path))
 
@@ -97,10 +99,7 @@ def _published_preset(path: Path) -> ImageClassification:
 
 
 def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weights:
-    try:
-        state = checkpoint.load(path).state
-    except CheckpointError as error:
-        raise UsageError(f"{error} Hint: another checkpoint beside it may be whole") from error
+    state = load_checkpoint(path)
     facts = state.get("classifier")
     if facts is None:
         raise UsageError(
@@ -114,13 +113,14 @@ def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weig
     return Weights(
         path,
         config,
-        state["model"],
+        final_weights(state),
         _read_labels(labels) if labels else facts["classes"],
         ImageClassification.from_dict(facts["preset"]),
     )
 
 
-def _read_state(path: Path) -> Mapping[str, Any]:
+def read_state(path: Path) -> Mapping[str, Any]:
+    """The state dict in a `.pth` or `.safetensors` file. Raises UsageError."""
     try:
         if path.suffix == ".safetensors":
             state: Any = load_safetensors(path)
@@ -144,3 +144,50 @@ def _read_labels(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as class names, one a line: {error}") from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def start_weights(module: nn.Module, path: Path) -> None:
+    """Warm start: the weights of a file or checkpoint and nothing else, all of them and no others.
+
+    Raises UsageError.
+    """
+    state = weights_of(path)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(
+            f"weights: {path} does not fit the model: {error}. Hint: the job finetune gives a "
+            "model a new head"
+        ) from error
+
+
+def weights_of(path: Path) -> Mapping[str, Any]:
+    """The state dict in a `.pth` or `.safetensors` file, or the weights that a checkpoint is to be
+    used with: the averaged ones where it has them. Raises UsageError.
+    """
+    if not path.exists():
+        raise UsageError(f"weights: {path}: there is no such file or checkpoint")
+    if not path.is_dir():
+        return read_state(path)
+    state = load_checkpoint(path)
+    return final_weights(state)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The verified state in a checkpoint directory. Raises UsageError."""
+    try:
+        state = checkpoint.load(path).state
+    except CheckpointError as error:
+        raise UsageError(f"{error} Hint: another checkpoint beside it may be whole") from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise UsageError(f"{path}: is a checkpoint, but not of a training; expected a model in it")
+    return state
+
+
+def final_weights(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A training's weights to be used: the moving average where it keeps one."""
+    averaged = state.get("ema")
+    if not averaged or not np.asarray(averaged["n_averaged"]):
+        return dict(state["model"])
+    prefix = "module."
+    return {k.removeprefix(prefix): v for k, v in averaged.items() if k.startswith(prefix)}

@@ -158,7 +158,7 @@ def _called(kind: str, input: Tensor, args: tuple[Any, ...], kwargs: Any) -> lis
     if len(states) != _STATES[kind]:
         raise ShapeError(kind, "lstm expects two hidden states", f"got {len(states)}")
     if _autocast.active:
-        input, *states = _autocast.single(input, *states)  # type: ignore[assignment]
+        input, *states = _autocast.single(input, *states)
     turn = not packed and given["batch_first"]
     x = shape.transpose(input, 0, 1) if turn else input
     if packed:

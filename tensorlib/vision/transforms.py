@@ -1,5 +1,7 @@
 """Transforms of PIL images by torchvision's names, equal to its PIL path bit for bit.
 
+RandomCrop and RandomHorizontalFlip take arrays [H, W] or [H, W, C] too; MixUp takes batches.
+
 Random transforms draw from `tensorlib.utils.data.current_generator()`: inside a `DataLoader` that
 is a function of (seed, epoch, sample index), so no number of threads or ranks changes a sample.
 The distributions are torchvision's, the drawn numbers are not.
@@ -76,18 +78,25 @@ class RandomCrop:
         self.size = _pair(size)
         self.padding = padding
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        if self.padding:
+    def __call__(self, image: Any) -> Any:
+        array = isinstance(image, np.ndarray)
+        if self.padding and array:
+            sides = ((self.padding,) * 2,) * 2 + ((0, 0),) * (image.ndim - 2)
+            image = np.pad(image, sides)
+        elif self.padding:
             image = _pad(image, (self.padding,) * 4)
         height, width = self.size
-        if image.height < height or image.width < width:
+        high, wide = image.shape[:2] if array else (image.height, image.width)
+        if high < height or wide < width:
             raise ValueError(
-                f"RandomCrop: size {self.size} of an image of {image.height}x{image.width} (after "
-                f"padding {self.padding}); expected a part that fits. Hint: Resize first, or pad"
+                f"RandomCrop: size {self.size} of an image of {high}x{wide} (after padding "
+                f"{self.padding}); expected a part that fits. Hint: Resize first, or pad"
             )
         generator = current_generator()
-        top = int(generator.integers(0, image.height - height + 1))
-        left = int(generator.integers(0, image.width - width + 1))
+        top = int(generator.integers(0, high - height + 1))
+        left = int(generator.integers(0, wide - width + 1))
+        if array:
+            return image[top : top + height, left : left + width]
         return image.crop((left, top, left + width, top + height))
 
 
@@ -99,12 +108,14 @@ class RandomHorizontalFlip:
             raise ValueError(f"RandomHorizontalFlip: p={p}; expected a probability")
         self.p = p
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Any) -> Any:
+        if current_generator().random() >= self.p:
+            return image
+        if isinstance(image, np.ndarray):
+            return image[:, ::-1]
         from PIL.Image import Transpose
 
-        if current_generator().random() < self.p:
-            return image.transpose(Transpose.FLIP_LEFT_RIGHT)
-        return image
+        return image.transpose(Transpose.FLIP_LEFT_RIGHT)
 
 
 class RandomResizedCrop:
@@ -150,6 +161,38 @@ class RandomResizedCrop:
         elif width / height > aspect:
             w = round(height * aspect)
         return (width - w) // 2, (height - h) // 2, w, h
+
+
+class MixUp:
+    """Each sample of a batch mixed with the one before it, labels too (Zhang et al., 2018).
+
+    As torchvision's of `transforms.v2`: one share from Beta(alpha, alpha) for the batch.
+
+    Args:
+        alpha: how even the mixture is.
+        num_classes: of the labels, which become shares [N, num_classes].
+    """
+
+    def __init__(self, *, alpha: float = 1.0, num_classes: int):
+        if alpha <= 0 or num_classes < 1:
+            raise ValueError(
+                f"MixUp: alpha={alpha}, num_classes={num_classes}; expected both above 0"
+            )
+        self.alpha = alpha
+        self.num_classes = num_classes
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Float images [N, ...] and class indices [N], mixed."""
+        from tensorlib.nn.functional import one_hot
+
+        share = float(current_generator().beta(self.alpha, self.alpha))
+        shares = one_hot(labels, self.num_classes).to(images.dtype)
+        return _mixed(images, share), _mixed(shares, share)
+
+
+def _mixed(batch: Tensor, share: float) -> Tensor:
+    mixed: Tensor = batch * share + batch.roll(1, 0) * (1 - share)
+    return mixed
 
 
 class Grayscale:

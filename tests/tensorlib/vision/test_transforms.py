@@ -235,3 +235,32 @@ def test_outside_a_loader_transforms_follow_manual_seed():
     tensorlib.manual_seed(3)
     assert [draw() for _ in range(3)] == first
     assert len(set(first)) == 3
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (9, 12, 3)])
+@pytest.mark.parametrize("transform", [T.RandomCrop(8, padding=2), T.RandomHorizontalFlip()])
+def test_arrays_are_cropped_and_flipped_as_images(shape, transform):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for index in range(8):
+        with using_generator(sample_generator(0, 0, index)):
+            expected = np.asarray(transform(Image.fromarray(pixels)))
+        with using_generator(sample_generator(0, 0, index)):
+            np.testing.assert_array_equal(transform(pixels), expected)
+    with pytest.raises(ValueError, match="expected a part that fits"):
+        T.RandomCrop(30)(pixels)
+
+
+def test_mixup_mixes_each_sample_with_the_one_before():
+    images, labels = tensorlib.eye(3), tensorlib.tensor([0, 2, 1])
+    with using_generator(np.random.default_rng(0)):
+        mixed, shares = T.MixUp(alpha=0.4, num_classes=3)(images, labels)
+    share = np.random.default_rng(0).beta(0.4, 0.4)
+    whole = np.eye(3)
+    expected = share * whole + (1 - share) * np.roll(whole, 1, 0)
+    np.testing.assert_allclose(mixed.numpy(), expected, rtol=1e-6)
+    one_hot = whole[[0, 2, 1]]
+    np.testing.assert_allclose(
+        shares.numpy(), share * one_hot + (1 - share) * np.roll(one_hot, 1, 0), rtol=1e-6
+    )
+    with pytest.raises(ValueError, match="alpha=0"):
+        T.MixUp(alpha=0, num_classes=3)
