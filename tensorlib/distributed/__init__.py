@@ -3,33 +3,56 @@
 from tensorlib.utils.data.distributed import DistributedSampler
 from tensorlib.utils.data.sharded import ShardedBatchSampler
 
-from .communicator import Communicator, DistributedError, ReduceOp
-from .ddp import DistributedDataParallel, loss_weight
-from .process_group import (
+from .collectives import (
+    Work,
     all_gather,
     all_gather_into_tensor,
     all_gather_object,
     all_reduce,
+    all_to_all,
+    all_to_all_single,
     barrier,
     broadcast,
     broadcast_object,
     broadcast_object_list,
-    destroy_process_group,
     gather,
+    gather_object,
+    irecv,
+    isend,
+    monitored_barrier,
+    recv,
+    reduce,
+    reduce_scatter,
+    reduce_scatter_tensor,
+    scatter,
+    scatter_object_list,
+    send,
+)
+from .communicator import Communicator
+from .ddp import DistributedDataParallel, loss_weight
+from .messages import DistributedError, ReduceOp
+from .process_group import (
+    NON_GROUP_MEMBER,
+    destroy_process_group,
+    get_backend,
     get_communicator,
+    get_global_rank,
+    get_group_rank,
+    get_process_group_ranks,
     get_rank,
     get_world_size,
     init_process_group,
     is_available,
     is_initialized,
-    reduce_scatter,
-    reduce_scatter_tensor,
+    new_group,
 )
 from .sharded import Shard, ShardedDataParallel
+from .shm import SharedMemoryCommunicator
 from .tcp import TcpCommunicator
 from .threads import ThreadCommunicator
 
 __all__ = [
+    "NON_GROUP_MEMBER",
     "Communicator",
     "DistributedDataParallel",
     "DistributedError",
@@ -38,25 +61,43 @@ __all__ = [
     "Shard",
     "ShardedBatchSampler",
     "ShardedDataParallel",
+    "SharedMemoryCommunicator",
     "TcpCommunicator",
     "ThreadCommunicator",
+    "Work",
     "all_gather",
     "all_gather_into_tensor",
     "all_gather_object",
     "all_reduce",
+    "all_to_all",
+    "all_to_all_single",
     "barrier",
     "broadcast",
     "broadcast_object",
     "broadcast_object_list",
     "destroy_process_group",
     "gather",
+    "gather_object",
+    "get_backend",
     "get_communicator",
+    "get_global_rank",
+    "get_group_rank",
+    "get_process_group_ranks",
     "get_rank",
     "get_world_size",
     "init_process_group",
+    "irecv",
     "is_available",
     "is_initialized",
+    "isend",
     "loss_weight",
+    "monitored_barrier",
+    "new_group",
+    "recv",
+    "reduce",
     "reduce_scatter",
     "reduce_scatter_tensor",
+    "scatter",
+    "scatter_object_list",
+    "send",
 ]

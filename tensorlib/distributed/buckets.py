@@ -17,11 +17,11 @@ from tensorlib.autograd.tape import bump
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
 from tensorlib.tensor import Tensor
-from tensorlib.utils.workers import Workers
 
 from . import objects
 from .communicator import Communicator
 
+_ALIGNED = 64  # elements; so that no two rows share a cache line
 _FIRST_BUCKET_BYTES = 1 << 20  # a small first bucket lets communication start early
 
 
@@ -39,7 +39,9 @@ class Bucket:
         ends = np.cumsum([parameter.array.size for _, parameter in parameters]).tolist()
         dtype = parameters[0][1].array.dtype
         size = ends[-1] + (len(parameters) if marks else 0)
-        self.rows = [group.allocate(size, dtype) for _ in range(rows)]
+        stride = -(-size // _ALIGNED) * _ALIGNED
+        memory = group.allocate(rows * stride, dtype)
+        self.rows = [memory[i * stride : i * stride + size] for i in range(rows)]
         self.marks = [row[ends[-1] :] for row in self.rows]
         self.views = [
             {
@@ -77,7 +79,6 @@ class Buckets:
         self.all = [Bucket(group_, rows, marks, group) for group_ in grouped]
         self.of = {index: bucket for bucket in self.all for index in bucket.indices}
         self._running: list[Future[Any]] = []
-        self._worker = Workers(1, where)
 
     def begin(self, unused: Iterable[int] = ()) -> None:
         """Expect a gradient of every parameter but the `unused` ones."""
@@ -99,9 +100,7 @@ class Buckets:
             if bucket.missing:
                 return False
             before(bucket)
-            reduction = self._worker.submit(self._reduce, bucket)
-            self._running.append(reduction)
-            self._group.expect(reduction)
+            self._running.append(self._group.submit(self._reduce, bucket))
         return True
 
     def wait(self) -> None:

@@ -19,7 +19,8 @@ from tensorlib.nn.parameter import Parameter
 from tensorlib.tensor import Tensor
 
 from .buckets import Bucket, Buckets, broadcast_tensors, check_cap, take_over, trained
-from .communicator import Communicator, ReduceOp
+from .communicator import Communicator
+from .messages import ReduceOp
 from .process_group import get_communicator
 
 _WHERE = "DistributedDataParallel"

@@ -1,17 +1,27 @@
-"""The process group of this process and torch.distributed's functions on it."""
+"""The process group of this process, and groups of some of its ranks."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from . import objects
-from .communicator import Communicator, ReduceOp
+from .communicator import Communicator
+from .shm import SharedMemoryCommunicator
 from .tcp import TcpCommunicator
 from .threads import ThreadCommunicator
 
+_BACKENDS = (None, "shm", "tcp", "threads")
+
+
+class _NoMember:
+    """What `new_group` gives to ranks outside it; collectives refuse it."""
+
+    def __repr__(self) -> str:
+        return "<no member of this group>"
+
+
+NON_GROUP_MEMBER = _NoMember()
+Group = Communicator | _NoMember | None
 _group: Communicator | None = None
 
 
@@ -30,7 +40,9 @@ def init_process_group(
     all of them to keep others out. A group of one process needs no address.
 
     Args:
-        backend: "tcp" (the default).
+        backend: None finds the best: shared memory between the ranks of a node, TCP between nodes.
+            "shm" insists that all ranks are on one node, "tcp" uses sockets only, "threads" is for
+            one process (`ThreadCommunicator.group` makes more ranks).
         timeout_s: how long to wait for the others here, and for progress in any collective.
         communicator: use this one instead of making one (rank and world_size are its own).
 
@@ -52,8 +64,11 @@ def init_process_group(
             )
         _group = communicator
         return
-    if backend not in (None, "tcp"):
-        raise ValueError(f"init_process_group: backend={backend!r}; expected 'tcp'")
+    if backend not in _BACKENDS:
+        raise ValueError(
+            f"init_process_group: backend={backend!r}; expected one of {_BACKENDS}. Hint: leave it "
+            "out, the best way between two ranks is found out"
+        )
     if timeout_s <= 0:
         raise ValueError(f"init_process_group: timeout_s={timeout_s}; expected more than 0")
     rank = _integer("RANK", "rank") if rank is None else rank
@@ -66,11 +81,26 @@ def init_process_group(
     if world_size == 1:
         _group = ThreadCommunicator.group(1, timeout_s)[0]
         return
+    if backend == "threads":
+        raise ValueError(
+            f"init_process_group: backend='threads' with world_size={world_size}; expected ranks "
+            "in one process. Hint: ThreadCommunicator.group(world_size) and communicator="
+        )
     host, port = _variable("MASTER_ADDR", "address of rank 0"), _integer("MASTER_PORT", "port")
     if not 0 < port < 65536:
         raise ValueError(f"init_process_group: MASTER_PORT={port}; expected 1..65535")
     token = os.environ.get("TENSORLIB_DIST_TOKEN", "")
-    _group = TcpCommunicator(rank, world_size, host, port, token, timeout_s)
+    if backend == "tcp":
+        _group = TcpCommunicator(rank, world_size, host, port, token, timeout_s)
+        return
+    group = SharedMemoryCommunicator(rank, world_size, host, port, token, timeout_s)
+    if backend == "shm" and len(group.nodes) > 1:
+        group.close()
+        raise ValueError(
+            f"init_process_group: backend='shm', but the ranks {list(group.nodes)} are on "
+            f"{len(group.nodes)} nodes. Hint: leave backend out"
+        )
+    _group = group
 
 
 def destroy_process_group() -> None:
@@ -91,18 +121,30 @@ def is_initialized() -> bool:
     return _group is not None
 
 
-def get_rank() -> int:
-    """This process's number in the group."""
-    return get_communicator().rank
+def get_rank(group: Group = None) -> int:
+    """This process's number in the group; -1 where it is not in it."""
+    return -1 if isinstance(group, _NoMember) else get_communicator(group).rank
 
 
-def get_world_size() -> int:
-    """How many processes are in the group."""
-    return get_communicator().world_size
+def get_world_size(group: Group = None) -> int:
+    """How many processes are in the group; -1 where this one is not in it."""
+    return -1 if isinstance(group, _NoMember) else get_communicator(group).world_size
 
 
-def get_communicator() -> Communicator:
-    """The group's communicator, for code that has arrays."""
+def get_backend(group: Group = None) -> str:
+    """How the ranks of the group talk: "shm", "tcp" or "threads"."""
+    found = get_communicator(group)
+    if isinstance(found, SharedMemoryCommunicator):
+        return "shm"
+    return "tcp" if isinstance(found, TcpCommunicator) else "threads"
+
+
+def get_communicator(group: Group = None) -> Communicator:
+    """The group's communicator, for code that has arrays; that of all processes by default."""
+    if isinstance(group, _NoMember):
+        raise ValueError("tensorlib.distributed: this process is not a member of the group")
+    if group is not None:
+        return group
     if _group is None:
         raise ValueError(
             "tensorlib.distributed: this process is in no group. Hint: call init_process_group()"
@@ -110,137 +152,35 @@ def get_communicator() -> Communicator:
     return _group
 
 
-def all_reduce(tensor: Any, op: ReduceOp = ReduceOp.SUM) -> None:
-    """Replace `tensor` (Tensor or array) on all ranks by their reduction along one tree."""
-    get_communicator().all_reduce(_changed(tensor), op)
+def new_group(ranks: Sequence[int] | None = None) -> Communicator | _NoMember:
+    """A group of some ranks, in ascending order, or of all. All processes call it, those outside
+    too, which get `NON_GROUP_MEMBER`. Its collectives are independent of the others'.
+    """
+    parent = get_communicator()
+    parent.settle()
+    members = range(parent.world_size) if ranks is None else sorted(ranks)
+    return parent.subgroup(members) or NON_GROUP_MEMBER
 
 
-def broadcast(tensor: Any, src: int = 0) -> None:
-    """Replace `tensor` on all ranks by the one of rank `src`."""
-    get_communicator().broadcast(_changed(tensor), src)
+def get_process_group_ranks(group: Group = None) -> list[int]:
+    """The global ranks of the group's members, in their order in it."""
+    return list(get_communicator(group).ranks)
 
 
-def all_gather(tensor_list: list[Any], tensor: Any) -> None:
-    """Fill `tensor_list` (one per rank) with the ranks' tensors."""
-    group = get_communicator()
-    _check_list("all_gather", "tensor_list", tensor_list, group.world_size, tensor)
-    for slot, value in zip(tensor_list, group.all_gather(_array(tensor)), strict=True):
-        _changed(slot)[...] = value
+def get_group_rank(group: Group, global_rank: int) -> int:
+    """The rank in the group of a process with a global rank."""
+    ranks = get_communicator(group).ranks
+    if global_rank not in ranks:
+        raise ValueError(f"get_group_rank: rank {global_rank}; expected one of {list(ranks)}")
+    return ranks.index(global_rank)
 
 
-def all_gather_into_tensor(output_tensor: Any, input_tensor: Any) -> None:
-    """Fill `output_tensor` with the ranks' tensors, stacked or joined along the first dimension."""
-    group = get_communicator()
-    output, given = _changed(output_tensor), _array(input_tensor)
-    if output.size != given.size * group.world_size or output.dtype != given.dtype:
-        raise ValueError(
-            f"all_gather_into_tensor: output of {output.dtype} {output.shape} for "
-            f"{group.world_size} inputs of {given.dtype} {given.shape}; expected room for all"
-        )
-    output[...] = group.all_gather(given).reshape(output.shape)
-
-
-def gather(tensor: Any, gather_list: list[Any] | None = None, dst: int = 0) -> None:
-    """Fill `gather_list` on rank `dst` with the ranks' tensors; the others pass None."""
-    group = get_communicator()
-    if group.rank == dst:
-        _check_list("gather", "gather_list", gather_list, group.world_size, tensor)
-    elif gather_list is not None:
-        raise ValueError(f"gather: gather_list on rank {group.rank}; expected it on {dst} only")
-    values = group.gather(_array(tensor), dst)
-    if values is not None:
-        for slot, value in zip(gather_list or [], values, strict=True):
-            _changed(slot)[...] = value
-
-
-def reduce_scatter(output: Any, input_list: list[Any], op: ReduceOp = ReduceOp.SUM) -> None:
-    """Reduce the ranks' lists element by element; rank r gets element r in `output`."""
-    group = get_communicator()
-    _check_list("reduce_scatter", "input_list", input_list, group.world_size, output)
-    parts = np.stack([_array(tensor) for tensor in input_list])
-    _changed(output)[...] = group.reduce_scatter(parts, op)
-
-
-def reduce_scatter_tensor(output: Any, input: Any, op: ReduceOp = ReduceOp.SUM) -> None:
-    """Reduce `input` over ranks and leave this rank's equal part (first dimension) in `output`."""
-    group = get_communicator()
-    target, given = _changed(output), _array(input)
-    if given.size != target.size * group.world_size or given.dtype != target.dtype:
-        raise ValueError(
-            f"reduce_scatter_tensor: input of {given.dtype} {given.shape} for output of "
-            f"{target.dtype} {target.shape}; expected {group.world_size} times its size"
-        )
-    parts = given.reshape(group.world_size, *target.shape)
-    target[...] = group.reduce_scatter(parts, op)
-
-
-def barrier() -> None:
-    """Wait until all ranks are here."""
-    get_communicator().barrier()
-
-
-def broadcast_object(value: Any = None, src: int = 0) -> Any:
-    """The value of rank `src`, on all ranks: JSON values, tuples, bytes, arrays (see `objects`)."""
-    group = get_communicator()
-    return objects.loads(
-        group.broadcast_bytes(objects.dumps(value) if group.rank == src else None, src)
-    )
-
-
-def broadcast_object_list(object_list: list[Any], src: int = 0) -> None:
-    """Replace the elements of `object_list` by those of rank `src`; see `broadcast_object`."""
-    received = broadcast_object(list(object_list), src)
-    if len(received) != len(object_list):
-        raise ValueError(
-            f"broadcast_object_list: {len(object_list)} objects here, {len(received)} on rank "
-            f"{src}; expected as many"
-        )
-    object_list[:] = received
-
-
-def all_gather_object(object_list: list[Any], obj: Any) -> None:
-    """Fill `object_list` (one per rank) with the ranks' objects; what `broadcast_object` takes."""
-    group = get_communicator()
-    if len(object_list) != group.world_size:
-        raise ValueError(
-            f"all_gather_object: object_list of {len(object_list)}; expected {group.world_size}"
-        )
-    object_list[:] = [objects.loads(part) for part in group.all_gather_bytes(objects.dumps(obj))]
-
-
-def _array(tensor: Any) -> np.ndarray:
-    array = tensor if isinstance(tensor, np.ndarray) else getattr(tensor, "array", None)
-    if not isinstance(array, np.ndarray):
-        raise TypeError(
-            f"collective on {type(tensor).__name__}; expected a Tensor in host memory or an array"
-        )
-    return array
-
-
-def _changed(tensor: Any) -> np.ndarray:
-    """The array of a tensor that a collective writes to."""
-    array = _array(tensor)
-    if not array.flags.writeable:
-        raise ValueError("collective into a read-only array; expected one that can be written")
-    if array is not tensor:
-        from tensorlib.autograd.tape import bump
-
-        bump(tensor)
-    return array
-
-
-def _check_list(where: str, name: str, tensors: Any, count: int, like: Any) -> None:
-    if tensors is None or len(tensors) != count:
-        found = "None" if tensors is None else f"{len(tensors)} tensors"
-        raise ValueError(f"{where}: {name} is {found}; expected {count}, one per rank")
-    example = _array(like)
-    for i, tensor in enumerate(tensors):
-        array = _array(tensor)
-        if array.shape != example.shape or array.dtype != example.dtype:
-            raise ValueError(
-                f"{where}: {name}[{i}] is {array.dtype} {array.shape}; "
-                f"expected {example.dtype} {example.shape}"
-            )
+def get_global_rank(group: Group, group_rank: int) -> int:
+    """The global rank of a member of the group."""
+    ranks = get_communicator(group).ranks
+    if not 0 <= group_rank < len(ranks):
+        raise ValueError(f"get_global_rank: rank {group_rank}; expected 0..{len(ranks) - 1}")
+    return ranks[group_rank]
 
 
 def _variable(name: str, what: str) -> str:

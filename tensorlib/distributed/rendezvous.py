@@ -24,31 +24,39 @@ import struct
 import time
 from typing import Any
 
-from .communicator import DistributedError
+from .messages import DistributedError
 
 _LIMIT_BYTES = 4 << 20
 _HANDSHAKE_S = 5.0
 _RETRY_S = 0.05
 
 
-class _Refused(Exception):
+class _Refused(OSError):
     """The other end is not a rank of this group (or not one that can be used)."""
 
 
 def connect(
-    rank: int, world_size: int, host: str, port: int, token: str, timeout_s: float
+    rank: int,
+    world_size: int,
+    host: str,
+    port: int,
+    token: str,
+    timeout_s: float,
+    listener: socket.socket | None = None,
 ) -> dict[int, socket.socket]:
-    """Connect to all peers. Raises DistributedError when they do not all come in time."""
+    """Connect to all peers. Raises DistributedError when they do not all come in time. Rank 0
+    listens at host:port, or through the given `listener`.
+    """
     group = _Group(rank, world_size, token, time.monotonic() + timeout_s, timeout_s)
     sockets: dict[int, socket.socket] = {}
     try:
         if rank == 0:
-            with _listen(host, port) as listener:
+            with listener or open_listener(host, port) as listener:
                 where: dict[int, Any] = {}
                 group.accept(listener, range(1, world_size), sockets, where)
                 table = {str(peer): address for peer, address in where.items()}
                 for peer in sockets:
-                    _write(sockets[peer], {"peers": table})
+                    write_message(sockets[peer], {"peers": table})
             return sockets
         master = group.connect((host, port), 0, f"rank 0 at {host}:{port}", listen=True)
         sockets[0] = master.socket
@@ -124,13 +132,13 @@ class _Group:
         """The accepting side of the handshake."""
         connection.settimeout(_HANDSHAKE_S)
         nonce = secrets.token_hex(16)
-        _write(connection, {"nonce": nonce})
-        hello = _read(connection)
+        write_message(connection, {"nonce": nonce})
+        hello = read_message(connection)
         peer, theirs = hello.get("rank"), hello.get("nonce")
         if not isinstance(peer, int) or not isinstance(theirs, str):
             raise _Refused("it does not speak this protocol")
         if not hmac.compare_digest(str(hello.get("proof")), self._proof(nonce, peer)):
-            _write(connection, {"error": "the tokens differ (TENSORLIB_DIST_TOKEN)"})
+            write_message(connection, {"error": "the tokens differ (TENSORLIB_DIST_TOKEN)"})
             raise _Refused(f"rank {peer} with another token")
         problem = ""
         if hello.get("world_size") != self.world_size:
@@ -140,9 +148,9 @@ class _Group:
         elif peer not in expected:
             problem = f"rank {peer} is not expected here"
         if problem:
-            _write(connection, {"error": problem})
+            write_message(connection, {"error": problem})
             raise _Refused(problem)
-        _write(connection, {"proof": self._proof(theirs, self.rank)})
+        write_message(connection, {"proof": self._proof(theirs, self.rank)})
         listens = hello.get("listen")
         return peer, listens
 
@@ -161,7 +169,7 @@ class _Group:
                 continue
             try:
                 if listen:
-                    listener = _listen(connection.getsockname()[0], 0)
+                    listener = open_listener(connection.getsockname()[0], 0)
                 self._introduce(connection, peer, listener)
             except DistributedError:  # refused for a reason: asking again would not help
                 connection.close()
@@ -185,7 +193,7 @@ class _Group:
         self, connection: socket.socket, peer: int, listener: socket.socket | None
     ) -> None:
         """The connecting side of the handshake."""
-        theirs = _read(connection).get("nonce")
+        theirs = read_message(connection).get("nonce")
         nonce = secrets.token_hex(16)
         hello = {
             "rank": self.rank,
@@ -194,8 +202,8 @@ class _Group:
             "proof": self._proof(str(theirs), self.rank),
             "listen": listener.getsockname()[:2] if listener is not None else None,
         }
-        _write(connection, hello)
-        answer = _read(connection)
+        write_message(connection, hello)
+        answer = read_message(connection)
         if "error" in answer:
             raise DistributedError(
                 f"init_process_group: rank {self.rank} was refused: {answer['error']}"
@@ -211,7 +219,7 @@ class _Group:
         """A message that comes when others are ready."""
         connection.settimeout(max(0.01, self.deadline - time.monotonic()))
         try:
-            return _read(connection)
+            return read_message(connection)
         except (OSError, _Refused) as error:
             why = f"waited {self.timeout_s:g} s" if isinstance(error, TimeoutError) else error
             raise DistributedError(
@@ -219,7 +227,7 @@ class _Group:
             ) from error
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
     """A listening socket on the interface of `host`; on all interfaces if `host` is not ours."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -245,12 +253,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _write(connection: socket.socket, message: dict[str, Any]) -> None:
+def write_message(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Send a message of the handshake."""
     data = json.dumps(message).encode()
     connection.sendall(struct.pack("<I", len(data)) + data)
 
 
-def _read(connection: socket.socket) -> dict[str, Any]:
+def read_message(connection: socket.socket) -> dict[str, Any]:
+    """Receive a message of the handshake."""
     (size,) = struct.unpack("<I", _exactly(connection, 4))
     if size > _LIMIT_BYTES:
         raise _Refused("it does not speak this protocol")

@@ -7,24 +7,25 @@ wherever it is waited for. A rank that fails tells the others why before it clos
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import time
 from collections import deque
 from collections.abc import Sequence
 
-from .communicator import (
+from .communicator import Buffers, Communicator
+from .messages import (
     HEADER_BYTES,
-    Buffers,
     Call,
-    Communicator,
     abort_bytes,
     abort_header,
     raise_abort,
     raise_gone,
     raise_timeout,
 )
-from .rendezvous import connect
+from .rendezvous import connect, open_listener
+from .threads import ThreadCommunicator
 
 _SEND_BYTES = 1 << 20  # more than this at once only delays receiving
 _FAREWELL_S = 1.0
@@ -38,6 +39,7 @@ class TcpCommunicator(Communicator):
         host, port: where rank 0 listens (MASTER_ADDR, MASTER_PORT).
         token: shared secret; processes with another one are refused.
         timeout_s: for meeting, and for any collective without progress.
+        listener: where rank 0 listens, if it does already.
     """
 
     def __init__(
@@ -48,12 +50,17 @@ class TcpCommunicator(Communicator):
         port: int,
         token: str = "",
         timeout_s: float = 600.0,
+        *,
+        listener: socket.socket | None = None,
     ):
         super().__init__(rank, world_size, timeout_s)
-        self._sockets = connect(rank, world_size, host, port, token, timeout_s)
-        self._by_fd = {connection.fileno(): peer for peer, connection in self._sockets.items()}
+        self._token = token
+        self._sockets = connect(rank, world_size, host, port, token, timeout_s, listener)
+        # the interface through which the others reach this rank
+        self._address = next((s.getsockname()[0] for s in self._sockets.values()), host)
         for connection in self._sockets.values():
             _tune(connection)
+        self._by_fd = {connection.fileno(): peer for peer, connection in self._sockets.items()}
         self._unsent: dict[int, deque[memoryview]] = {}
 
     def _exchange(self, call: Call, sends: Buffers, receives: Buffers) -> None:
@@ -127,6 +134,43 @@ class TcpCommunicator(Communicator):
             if peer not in gone and _closed(connection):
                 gone.append(peer)
         raise_gone(call, sorted(gone))
+
+    def _replace(self, peer: int, connection: socket.socket) -> None:
+        """Use another connection to a peer from now on."""
+        self._sockets[peer].close()
+        _tune(connection)
+        self._sockets[peer] = connection
+        self._by_fd = {one.fileno(): rank for rank, one in self._sockets.items()}
+
+    def _subgroup(self, ranks: list[int]) -> Communicator | None:
+        first = self.rank == ranks[0]
+        listener = open_listener(self._address, 0) if first and len(ranks) > 1 else None
+        try:
+            port = 0 if listener is None else listener.getsockname()[1]
+            place = json.dumps([ranks, self._address, port]).encode()
+            places = [json.loads(data) for data in self.all_gather_bytes(place)]
+            if any(asked != ranks for asked, _, _ in places):
+                raise ValueError(
+                    f"new_group: the ranks asked for {[asked for asked, _, _ in places]}; expected "
+                    "the same on all ranks"
+                )
+            if self.rank not in ranks:
+                return None
+            if len(ranks) == 1:
+                return ThreadCommunicator.group(1, self.timeout_s)[0]
+            _, host, port = places[ranks[0]]
+            return self._meet(ranks.index(self.rank), len(ranks), host, port, listener)
+        finally:
+            if listener is not None:
+                listener.close()
+
+    def _meet(
+        self, rank: int, world_size: int, host: str, port: int, listener: socket.socket | None
+    ) -> Communicator:
+        """Another group like this one."""
+        return TcpCommunicator(
+            rank, world_size, host, port, self._token, self.timeout_s, listener=listener
+        )
 
     def _shut(self, reason: str) -> None:
         words = reason.encode()[:4096]
@@ -242,6 +286,8 @@ def _closed(connection: socket.socket) -> bool:
 
 def _tune(connection: socket.socket) -> None:
     connection.setblocking(False)
+    if connection.family == socket.AF_UNIX:
+        return
     options = [
         (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
         # a machine that vanishes sends no FIN: probe an idle peer, and limit unanswered data

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from queue import Empty, SimpleQueue
 
-from .communicator import (
-    Buffers,
-    Call,
-    Communicator,
-    raise_abort,
-    raise_timeout,
-)
+from .communicator import Buffers, Communicator
+from .messages import Call, raise_abort, raise_timeout
 
 _Box = SimpleQueue[tuple[bytes, bytes] | str]
+
+
+class _Made:
+    """Subgroups under construction, by the number of the call; the ranks of a group share it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.groups: dict[int, dict[int, ThreadCommunicator]] = {}
 
 
 class ThreadCommunicator(Communicator):
@@ -23,13 +27,17 @@ class ThreadCommunicator(Communicator):
     ):
         super().__init__(rank, world_size, timeout_s)
         self._boxes = boxes
+        self._made: _Made = _Made()
 
     @classmethod
     def group(cls, world_size: int, timeout_s: float = 600.0) -> list[ThreadCommunicator]:
         """All ranks of a new group."""
         ranks = range(world_size)
         boxes: dict[tuple[int, int], _Box] = {(a, b): SimpleQueue() for a in ranks for b in ranks}
-        return [cls(rank, world_size, timeout_s, boxes) for rank in ranks]
+        group = [cls(rank, world_size, timeout_s, boxes) for rank in ranks]
+        for rank in group:
+            rank._made = group[0]._made
+        return group
 
     def _exchange(self, call: Call, sends: Buffers, receives: Buffers) -> None:
         for peer, buffers in sends.items():
@@ -48,6 +56,22 @@ class ThreadCommunicator(Communicator):
             for buffer in buffers:
                 buffer[:] = payload[position : position + buffer.nbytes]
                 position += buffer.nbytes
+
+    def _subgroup(self, ranks: list[int]) -> ThreadCommunicator | None:
+        with self._call(Call("new_group", None, tuple(ranks))) as call:
+            number = call.sequence
+            peers = self._peers()
+            self._exchange(call, {peer: [] for peer in peers}, {peer: [] for peer in peers})
+        if self.rank not in ranks:
+            return None
+        with self._made.lock:  # the first member makes it, the last one takes it away
+            left = self._made.groups.setdefault(
+                number, dict(enumerate(ThreadCommunicator.group(len(ranks), self.timeout_s)))
+            )
+            mine = left.pop(ranks.index(self.rank))
+            if not left:
+                del self._made.groups[number]
+        return mine
 
     def _shut(self, reason: str) -> None:
         for peer in self._peers():

@@ -18,7 +18,7 @@ import numpy as np
 
 Node = tuple[int, int]  # the leaves [lo, hi) it is the sum of
 
-_BLOCK_BYTES = 128 << 10  # a block of each operand stays in the cache while a tree is added
+_BLOCK_BYTES = 256 << 10  # a block of each operand stays in the cache while a tree is added
 
 
 class After(NamedTuple):
@@ -30,12 +30,14 @@ class After(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How `world_size` ranks add `leaves` leaves: see `plan`."""
+    """How several parties join the nodes that each of them summed by itself: see `join`."""
 
     leaves: int
-    nodes: tuple[tuple[Node, ...], ...]  # by rank: what it adds by itself
-    offsets: tuple[int, ...]  # by rank: the number of its first node among all ranks' nodes
-    merges: tuple[tuple[int, int], ...]  # node numbers (i, j): j is added to i; the sum ends in 0
+    nodes: tuple[tuple[Node, ...], ...]  # by party
+    offsets: tuple[int, ...]  # by party: the number of its first node among all nodes
+    merges: tuple[tuple[int, int], ...]  # node numbers (i, j): node j is added to node i
+    tops: tuple[int, ...]  # the numbers in which results are then
+    results: tuple[Node, ...]  # what they are the sums of; the whole tree if all nodes are there
 
 
 def split(lo: int, hi: int) -> int:
@@ -51,21 +53,39 @@ def owned(rank: int, world_size: int, leaves: int) -> range:
 @lru_cache(maxsize=256)
 def plan(leaves: int, world_size: int) -> Plan:
     """The nodes of each rank, and how they are joined. Needs 1 <= world_size <= leaves."""
-    nodes = tuple(cover(owned(rank, world_size, leaves), leaves) for rank in range(world_size))
-    offsets = tuple(sum(map(len, nodes[:rank])) for rank in range(world_size))
-    number = {node: i for i, node in enumerate(node for own in nodes for node in own)}
+    ranks = range(world_size)
+    return join(tuple(cover(owned(rank, world_size, leaves), leaves) for rank in ranks), leaves)
+
+
+@lru_cache(maxsize=256)
+def join(parts: tuple[tuple[Node, ...], ...], leaves: int) -> Plan:
+    """The sums that the parties' nodes (none inside another) can be joined to."""
+    offsets = tuple(sum(map(len, parts[:party])) for party in range(len(parts)))
+    number = {node: i for i, node in enumerate(node for own in parts for node in own)}
     merges: list[tuple[int, int]] = []
+    tops: list[tuple[Node, int]] = []
 
-    def visit(lo: int, hi: int) -> int:
-        if (lo, hi) in number:
-            return number[lo, hi]
-        middle = split(lo, hi)
-        left, right = visit(lo, middle), visit(middle, hi)
-        merges.append((left, right))
-        return left
+    def visit(lo: int, hi: int) -> int | None:
+        if (lo, hi) in number or hi - lo == 1:
+            return number.get((lo, hi))
+        halves = (lo, split(lo, hi)), (split(lo, hi), hi)
+        left, right = visit(*halves[0]), visit(*halves[1])
+        if left is not None and right is not None:
+            merges.append((left, right))
+            return left
+        tops.extend(
+            (half, top) for half, top in zip(halves, (left, right), strict=True) if top is not None
+        )
+        return None
 
-    visit(0, leaves)
-    return Plan(leaves, nodes, offsets, tuple(merges))
+    whole = visit(0, leaves)
+    if whole is not None:
+        tops.append(((0, leaves), whole))
+    tops.sort()
+    return Plan(
+        leaves, parts, offsets, tuple(merges),
+        tuple(top for _, top in tops), tuple(node for node, _ in tops),
+    )  # fmt: skip
 
 
 def cover(own: range, leaves: int) -> tuple[Node, ...]:
@@ -102,33 +122,39 @@ def progress(own: range, leaves: int) -> dict[int, After]:
 
 
 def combine(
-    values: Sequence[np.ndarray], merges: Sequence[tuple[int, int]], out: np.ndarray, ufunc: Any
+    values: Sequence[np.ndarray],
+    plan: Plan,
+    outs: Sequence[Sequence[np.ndarray]],
+    ufunc: Any,
+    divisor: Any = None,
 ) -> None:
-    """Join one-dimensional `values` by `ufunc` in the order of `merges` into `out`, which may be
-    one of them; the others stay as they are.
+    """Join one-dimensional `values`, one per node, by `ufunc` as planned.
+
+    Each result, divided by `divisor`, goes to all arrays of its entry in `outs` (one entry per
+    `plan.tops`). Those may be among the values; other values stay as they are.
     """
-    if not merges:
-        if out is not values[0]:
-            out[...] = values[0]
-        return
-    if len(merges) == 1:
-        ufunc(values[0], values[1], out=out)
-        return
-    size = max(1, _BLOCK_BYTES // max(1, out.itemsize))
+    targets = dict(zip(plan.tops, outs, strict=True))
+    last = {left: step for step, (left, _) in enumerate(plan.merges)}
+    first = outs[0][0]
+    size = max(1, _BLOCK_BYTES // max(1, first.itemsize))
     rooms: dict[int, np.ndarray] = {}
-    *inner, (left, right) = merges
-    for start in range(0, out.size, size):
-        part = slice(start, start + size)
-        count = min(size, out.size - start)
-        block: dict[int, np.ndarray] = {}
-        for i, j in inner:
-            room = rooms.get(i)
-            if room is None:
-                room = rooms[i] = np.empty(min(size, out.size), out.dtype)
-            room = room[:count]
-            ufunc(block.get(i, values[i][part]), block.get(j, values[j][part]), out=room)
-            block[i] = room
-        ufunc(
-            block.get(left, values[left][part]), block.get(right, values[right][part]),
-            out=out[part],
-        )  # fmt: skip
+    for start in range(0, first.size, size):
+        part = slice(start, min(start + size, first.size))
+        block = [value[part] for value in values]
+        for step, (left, right) in enumerate(plan.merges):
+            if left in targets and last[left] == step:
+                room = targets[left][0][part]
+            else:
+                if left not in rooms:
+                    rooms[left] = np.empty(min(size, first.size), first.dtype)
+                room = rooms[left][: part.stop - part.start]
+            ufunc(block[left], block[right], out=room)
+            block[left] = room
+        for top, arrays in targets.items():
+            done = arrays[0][part]
+            if top not in last:
+                done[...] = block[top]
+            if divisor is not None:
+                np.divide(done, divisor, out=done)
+            for other in arrays[1:]:
+                other[part] = done

@@ -1,8 +1,6 @@
 """One contract for every Communicator, checked against plain NumPy on the ranks' inputs."""
 
-import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,59 +8,10 @@ import pytest
 from tensorlib.distributed import (
     DistributedError,
     ReduceOp,
-    TcpCommunicator,
-    ThreadCommunicator,
     tree,
 )
 
 LIMIT_S = 20.0
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Group:
-    """All ranks of a group in threads of this process."""
-
-    def __init__(self, kind, world_size, timeout_s=LIMIT_S):
-        self.pool = ThreadPoolExecutor(world_size)
-        if kind == "threads":
-            self.ranks = ThreadCommunicator.group(world_size, timeout_s)
-        else:
-            port = free_port()
-            make = [
-                self.pool.submit(
-                    TcpCommunicator, rank, world_size, "127.0.0.1", port, timeout_s=timeout_s
-                )
-                for rank in range(world_size)
-            ]
-            self.ranks = [future.result(LIMIT_S) for future in make]
-
-    def run(self, function):
-        """`function(communicator)` on every rank; results by rank, or the errors."""
-        futures = [self.pool.submit(function, rank) for rank in self.ranks]
-        return [f.exception(LIMIT_S) or f.result() for f in futures]
-
-    def close(self):
-        for rank in self.ranks:
-            rank.close()
-        self.pool.shutdown()
-
-
-@pytest.fixture(params=["threads", "tcp"])
-def make_group(request):
-    groups = []
-
-    def make(world_size, timeout_s=LIMIT_S):
-        groups.append(Group(request.param, world_size, timeout_s))
-        return groups[-1]
-
-    yield make
-    for group in groups:
-        group.close()
 
 
 def value(rank, shape, dtype):

@@ -83,6 +83,8 @@ def test_arguments_of_init():
         dist.init_process_group("nccl", 0, 1)
     with pytest.raises(ValueError, match="timeout_s=0"):
         dist.init_process_group("tcp", 0, 1, timeout_s=0)
+    with pytest.raises(ValueError, match="backend='threads' with world_size=2"):
+        dist.init_process_group("threads", 0, 2)
     with pytest.raises(ValueError, match="communicator excludes"):
         dist.init_process_group("tcp", communicator=ThreadCommunicator.group(1)[0])
 

@@ -67,17 +67,25 @@ def ranks():
         process.communicate()
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_collectives(ranks, world_size):
+@pytest.mark.parametrize(
+    ("world_size", "env"), [(1, {}), (2, {"BACKEND": "shm"}), (3, {"NODES": "aba"})]
+)
+def test_collectives(ranks, world_size, env):
     mean = sum(range(1, world_size + 1)) / world_size
     objects = [{"rank": rank, "shape": (1, 2)} for rank in range(world_size)]
-    outputs = ranks.run("collectives", world_size)
+    outputs = ranks.run("collectives", world_size, **env)
     assert outputs == [f"{mean} {mean} {objects}"] * world_size
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_a_killed_rank_is_named_on_all_others_within_5_s(ranks, world_size):
-    outputs = ranks.run("killed", world_size)
+@pytest.mark.parametrize(
+    "env",
+    [{"BACKEND": "tcp"}, {"BACKEND": "shm"}, {"NODES": "aab"}],
+    ids=["tcp", "shm", "combined"],
+)
+def test_a_killed_rank_is_named_on_all_others_within_5_s(ranks, env):
+    """In the combined group rank 1 talks to rank 0 only, which hears of the death of rank 2."""
+    world_size = 3
+    outputs = ranks.run("killed", world_size, **env)
     assert ranks.processes[-1].returncode == -signal.SIGKILL
     for process, output in zip(ranks.processes[:-1], outputs, strict=False):
         assert process.returncode == 0, output
@@ -90,7 +98,7 @@ def test_a_killed_rank_is_named_on_all_others_within_5_s(ranks, world_size):
 def test_a_stopped_rank_times_out_and_is_named(ranks):
     port = free_port()
     for rank in range(3):
-        ranks.start("stopped", rank, 3, port, LIMIT_S=2)
+        ranks.start("stopped", rank, 3, port, LIMIT_S=2, BACKEND="shm")
     outputs = [process.communicate(timeout=LIMIT_S)[0] for process in ranks.processes[:2]]
     for output in outputs:
         seconds, _, message = output.partition("|")

@@ -363,5 +363,5 @@ def test_plans_of_all_world_sizes_add_along_one_tree(leaves):
             rows += stack
         rows = [np.array([row]) for row in rows]
         out = rows[plan.offsets[-1]]  # one of the inputs
-        tree.combine(rows, plan.merges, out, np.add)
+        tree.combine(rows, plan, [[out]], np.add)
         assert out[0].tobytes() == expected.tobytes()

@@ -19,11 +19,15 @@ def collectives():
     objects = [None] * dist.get_world_size()
     dist.all_gather_object(objects, {"rank": RANK, "shape": (1, 2)})
     print(array[0], array[-1], objects)
+    inside = dist.get_communicator().allocate(300_000, np.float32)
+    inside[:] = RANK + 1
+    dist.all_reduce(inside, dist.ReduceOp.AVG)
+    assert (inside == array).all()
 
 
 def killed():
     """The last rank dies in the middle of an all_reduce whose data is partly on its way."""
-    array = np.ones(20_000_000, np.float32)
+    array = dist.get_communicator().allocate(20_000_000, np.float32)
     dist.barrier()
     if RANK == VICTIM:
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -58,9 +62,21 @@ def mismatch():
         print(error)
 
 
+def join(limit_s):
+    nodes = os.environ.get("NODES")
+    if nodes is None:
+        dist.init_process_group(os.environ.get("BACKEND"), timeout_s=limit_s)
+        return
+    world_size, port = int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"])
+    group = dist.SharedMemoryCommunicator(
+        RANK, world_size, "127.0.0.1", port, timeout_s=limit_s, node=nodes[RANK]
+    )
+    dist.init_process_group(communicator=group)
+
+
 def main():
     try:
-        dist.init_process_group("tcp", timeout_s=float(os.environ.get("LIMIT_S", "20")))
+        join(float(os.environ.get("LIMIT_S", "20")))
     except (dist.DistributedError, ValueError) as error:
         print(f"{type(error).__name__}: {error}")
         return 3
