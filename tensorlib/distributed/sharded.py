@@ -18,6 +18,7 @@ import numpy as np
 from tensorlib import random
 from tensorlib.autograd import tape
 from tensorlib.autograd.tape import bump, wrap
+from tensorlib.kernels import packed
 from tensorlib.kernels.arithmetic import LARGE, add
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
@@ -134,7 +135,22 @@ class ShardedDataParallel(Module):
         self._filled = [shard.index for shard in filled]
         self._gradients.begin(self._filled)
         self._sums.begin(count)
+        try:
+            yield from self._compute(filled, step)
+        finally:
+            packed.keep(None)
+        self._gradients.finish()
+        self._sums.finish()
+        self._unfinished = False
+
+    def _compute(self, filled: list[Shard], step: int) -> Iterator[Shard]:
+        parameters = list(self.module.parameters())
+        known: list[int] = []
         for shard in filled:
+            versions = [parameter._version for parameter in parameters]
+            if versions != known and len(filled) > 1:
+                packed.keep(parameter.array for parameter in parameters)
+                known = versions
             mixed = np.random.SeedSequence([_unsigned(self.seed), step, shard.index])
             self._generator.manual_seed(int(mixed.generate_state(1)[0]))
             before = random.draw_from(self._generator)
@@ -148,9 +164,6 @@ class ShardedDataParallel(Module):
                 random.draw_from(before)
             self._gradients.leave(shard.index)
             self._sums.leave(shard.index)
-        self._gradients.finish()
-        self._sums.finish()
-        self._unfinished = False
 
     def sum_over_shards(self, values: Any) -> np.ndarray:
         """Sum [shards that `step` gave here, k] over the shards of all ranks: [k], exactly the same

@@ -16,6 +16,7 @@ import numpy as np
 from tensorlib.kernels import convolution as reference
 from tensorlib.kernels.convolution import Pads, Sizes, channels_first
 from tensorlib.kernels.cpu import Tasks, address, blocks, empty, runtime, scratch, single, worth
+from tensorlib.kernels.packed import reused
 from tensorlib.ops.strides import is_channels_last
 
 __all__ = ["Geometry"]
@@ -216,6 +217,7 @@ def _rows_of_block() -> int:
     return host.blocking().rows
 
 
+@reused
 def pack(w: Any, groups: int, flipped: bool = False) -> Any:
     """Weights [O, C/groups, KH, KW] as [groups * panels, KH * KW, depth, panel] for `convolve`; of
     the input gradient (`flipped`) rotated, with inputs and outputs exchanged.
@@ -238,6 +240,7 @@ def pack(w: Any, groups: int, flipped: bool = False) -> Any:
     return out
 
 
+@reused
 def pack_winograd(w: Any, flipped: bool = False) -> Any:
     """Weights [O, C, 3, 3] in Winograd's domain [panels, 16, depth, panel]; `flipped` as `pack`."""
     columns, depth = w.shape[:2]
