@@ -207,6 +207,19 @@ def _arena(
                 first[i], last[i] = min(first[i], begin), max(last[i], end)
     made = {part.output for _, part in parts}
     roots = {part.output: part.same for _, part in parts if part.same in made}
+    shared = {*roots, *roots.values()}
+    for i, part in parts:
+        # a sum takes the place of what it is added to, where that ends here
+        other, made_here = getattr(part, "residual", None), part.output
+        if (
+            other in made
+            and last[other] == i
+            and part.input.index != other
+            and shared.isdisjoint((other, made_here))
+            and graph.values[other].shape == graph.values[made_here].shape
+            and sizes[other] == sizes[made_here]
+        ):
+            roots[made_here] = other
     buffers: dict[int, Buffer] = {}
     for index in first:
         root = index

@@ -31,9 +31,9 @@ class _Linear(Lowered):
         self.input = self.value("input")
 
     def delta(self, space: Space) -> Any:
-        """Bytes from an output to what is added to it."""
+        """Bytes from an output to what is added to it, 0 where that is its own place."""
         if self.residual is None:
-            return 0
+            return conv.NOTHING
         return space.at(self.residual) - space.at(self.output)
 
 

@@ -30,6 +30,7 @@ LEAST = 1 << 19
 TILES = 12  # 2x2 outputs that Winograd's passes take at a time, for few channels
 GAP = 16  # numbers between gathered rows or tiles, so that they do not share cache sets
 INFINITY = float("inf")
+NOTHING = 1  # `gemm.NOTHING`, which only compiled code imports
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,7 @@ def convolve(g: Geometry, x: Any, packed: Any, bias: Any, out: Any) -> None:
     count, step, splits = block_rows(depth * min(g.taps, 3), g.rows, panels)
     table = step * (g.taps + 1) * 8
     _direct.convolve(
-        count * splits, address(x), address(packed), address(out), _where(bias), 0,
+        count * splits, address(x), address(packed), address(out), _where(bias), NOTHING,
         -INFINITY, INFINITY, _zero(g.channels), *scratch(table), g.rows, step, splits, g.groups,
         depth, columns, g.channels * 4, g.outputs * 4, *g.window,
     )  # fmt: skip
@@ -325,9 +326,10 @@ def convolve_winograd(g: Geometry, x: Any, packed: Any, bias: Any, out: Any) -> 
     down, across = g.tiles
     count, step, splits, size = winograd_blocks(g)
     _winograd.convolve(
-        count, address(x), address(packed), address(out), _where(bias), 0, -INFINITY, INFINITY,
-        _zero(g.channels), *scratch(size), g.images * down * across, step, splits, g.channels,
-        g.outputs, g.height, g.width, g.out_height, g.out_width, down, across, *g.padding,
+        count, address(x), address(packed), address(out), _where(bias), NOTHING, -INFINITY,
+        INFINITY, _zero(g.channels), *scratch(size), g.images * down * across, step, splits,
+        g.channels, g.outputs, g.height, g.width, g.out_height, g.out_width, down, across,
+        *g.padding,
     )  # fmt: skip
 
 

@@ -293,6 +293,32 @@ def test_memory_of_a_deep_model_does_not_grow_with_its_depth():
     assert sized(12) == sized(4)
 
 
+class Sums(nn.Module):
+    """Sums whose second part ends there, is read again, or is the convolution's own input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(16, 16, k, padding=k // 2) for k in (1, 3, 1))
+
+    def forward(self, x):
+        first = self.a(x).relu()
+        ends = self.b(self.c(first)) + first
+        again = (self.c(ends.relu()) + ends) * ends
+        return self.a(again) + again
+
+
+def test_a_sum_takes_the_place_of_what_ends_in_it():
+    model, x = Sums().eval(), tensorlib.randn(3, 16, 12, 12)
+    compiled = inference.compile(model, x)
+    with tensorlib.no_grad():
+        assert tensorlib.allclose(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    segment = next(s for s in compiled._program.steps if isinstance(s, Segment))
+    places = compiled._program.arena.offsets
+    sums = [part for part in segment.parts if getattr(part, "residual", None) is not None]
+    shared = [places[part.output] == places[part.residual] for part in sums]
+    assert shared == [True, False, False]
+
+
 def test_operations_between_segments_keep_their_memory():
     class Model(nn.Module):
         def __init__(self):

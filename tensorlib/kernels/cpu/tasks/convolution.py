@@ -6,6 +6,7 @@ import numpy as np
 
 from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
 from tensorlib.kernels.cpu.tasks.gemm import (
+    NOTHING,
     PANEL,
     ROWS,
     multiply,
@@ -103,7 +104,7 @@ def convolve(
 
     `rows` output positions of all images; `depth` and `columns` of one group; `pixel` and
     `out_pixel` bytes from one position to the next; `bias` has PANEL numbers for each panel;
-    `delta` bytes from an output to what is added to it.
+    `delta` bytes from an output to what is added to it, or NOTHING.
     """
     part = block // splits
     split = block - part * splits
@@ -216,7 +217,7 @@ def convolve_back(
                 multiply(
                     table + tile * taps * ROWS * 8, taps, depth, panel, outs + tile * ROWS * 8,
                     shift, min(ROWS, last - first - tile * ROWS), min(PANEL, columns - n * PANEL),
-                    0, 0, NEGATIVE, POSITIVE,
+                    0, NOTHING, NEGATIVE, POSITIVE,
                 )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ ROWS = host.blocking().rows
 VECTORS = host.blocking().vectors
 PANEL = host.blocking().panel
 STEPS = 4  # of the depth that are unrolled
+NOTHING = 1  # a `delta` that is no distance of two numbers: nothing is added
 
 
 def _number(value: int) -> Any:
@@ -113,7 +114,7 @@ def multiply(
 
     `rows` is a table of ROWS addresses for each tap, `outs` one of ROWS addresses, to which
     `offset` is added; `count` rows and `columns` columns of the block are stored. `bias` (PANEL
-    numbers) and `delta` may be 0: none. NaN passes the clamp.
+    numbers) may be 0: none, and `delta` NOTHING; 0 is the outputs' own place. NaN passes the clamp.
     """
     arguments = (types.int64,) * 10 + (types.float32,) * 2
 
@@ -126,7 +127,7 @@ def multiply(
                 block.fill([emit_load(b, b.add(bias, _number(j * BYTES))) for j in range(VECTORS)])
             with absent:
                 block.fill([constant(0.0)] * VECTORS)
-        added = b.icmp_signed("!=", delta, _number(0))
+        added = b.icmp_signed("!=", delta, _number(NOTHING))
         for i in range(ROWS):  # what is stored at the end is fetched while the depth runs
             address = b.add(emit_load(b, b.add(outs, _number(8 * i)), I64, 8), offset)
             emit_prefetch(b, address, True)

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from tensorlib.kernels.cpu import host
 from tensorlib.kernels.cpu.compiler import f32, i64, ptr, task
 from tensorlib.kernels.cpu.tasks.convolution import fill_rows
-from tensorlib.kernels.cpu.tasks.gemm import ROWS
+from tensorlib.kernels.cpu.tasks.gemm import NOTHING, ROWS
 from tensorlib.kernels.cpu.vector import (
     F32,
     I8,
@@ -105,7 +105,7 @@ class _Finish:
         self, builder: Any, scale: Any, bias: Any, delta: Any, floor: Any, ceiling: Any
     ) -> None:
         self.builder, self.scale, self.bias, self.delta = builder, scale, bias, delta
-        self.added = builder.icmp_signed("!=", delta, _number(0))
+        self.added = builder.icmp_signed("!=", delta, _number(NOTHING))
         self.low, self.high = (emit_splat(builder, v, _FLOATS) for v in (floor, ceiling))
 
     def _finished(self, sums: Any, j: int, at: Any, part: Any) -> Any:

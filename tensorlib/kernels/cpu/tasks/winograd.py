@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
-from tensorlib.kernels.cpu.tasks.gemm import PANEL, ROWS, multiply
+from tensorlib.kernels.cpu.tasks.gemm import NOTHING, PANEL, ROWS, multiply
 from tensorlib.kernels.cpu.vector import (
     BYTES,
     less,
@@ -102,7 +102,7 @@ def _addresses(table, tile, x, h, w, pixel, tiles_y, tiles_x, ph, pw, zero):
 
 @inner
 def _finish(value, at, delta, low, high):
-    if delta != 0:
+    if delta != NOTHING:
         value = value + load(at + delta)
     value = select(less(value, low), low, value)
     store(at, select(less(high, value), high, value))
@@ -200,7 +200,7 @@ def convolve(
             for b in range(blocks):
                 multiply(
                     rows + b * ROWS * 8, 1, depth, panel, outs + b * ROWS * 8, n * PANEL * 4,
-                    min(ROWS, count - b * ROWS), min(PANEL, columns - n * PANEL), 0, 0,
+                    min(ROWS, count - b * ROWS), min(PANEL, columns - n * PANEL), 0, NOTHING,
                     NEGATIVE, POSITIVE,
                 )  # fmt: skip
     pixel = columns * 4
