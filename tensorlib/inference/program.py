@@ -214,7 +214,7 @@ def _arena(
         if (
             other in made
             and last[other] == i
-            and part.input.index != other
+            and part.input.index != other  # type: ignore[attr-defined]  # what has a residual
             and shared.isdisjoint((other, made_here))
             and graph.values[other].shape == graph.values[made_here].shape
             and sizes[other] == sizes[made_here]

@@ -401,7 +401,7 @@ class Lines:
         columns = (g.out_width - 1) * sw + kw
         row = columns * g.channels * 4
         return cls(
-            (*g.padding, rows, columns), sw * g.channels * 4, dh * row, sh * row, rows * row
+            (g.padding[0], g.padding[1], rows, columns), sw * g.channels * 4, dh * row, sh * row, rows * row
         )  # fmt: skip
 
 
