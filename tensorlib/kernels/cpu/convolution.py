@@ -400,9 +400,8 @@ class Lines:
         rows = (g.out_height - 1) * sh + (kh - 1) * dh + 1
         columns = (g.out_width - 1) * sw + kw
         row = columns * g.channels * 4
-        return cls(
-            (g.padding[0], g.padding[1], rows, columns), sw * g.channels * 4, dh * row, sh * row, rows * row
-        )  # fmt: skip
+        frame = (*g.padding, rows, columns)
+        return cls(frame, sw * g.channels * 4, dh * row, sh * row, rows * row)
 
 
 def line_blocks(g: Geometry) -> tuple[int, int]:
