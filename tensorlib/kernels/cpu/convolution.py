@@ -400,7 +400,7 @@ class Lines:
         rows = (g.out_height - 1) * sh + (kh - 1) * dh + 1
         columns = (g.out_width - 1) * sw + kw
         row = columns * g.channels * 4
-        frame = (*g.padding, rows, columns)
+        frame = (g.padding[0], g.padding[1], rows, columns)
         return cls(frame, sw * g.channels * 4, dh * row, sh * row, rows * row)
 
 
