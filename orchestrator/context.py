@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import IO, Any
 
 from orchestrator import checkpoint as checkpoints
 from orchestrator.checkpoint import Checkpoint
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import NonFiniteLoss, OrchestratorError
 from orchestrator.files import DISK_WAIT_S
+from orchestrator.heartbeat import Heartbeat
 from orchestrator.plan import RunPlan
 from orchestrator.saver import Saver
 from orchestrator.store import RunDir
@@ -32,18 +34,28 @@ _PROGRESS_EVERY_S = 0.2
 
 
 class Metrics:
-    """Numbers over steps. Rank 0 writes them to the run directory; other ranks only check them."""
+    """Numbers over steps. Rank 0 writes them to the run directory; other ranks only check them.
 
-    def __init__(self, run_dir: RunDir, rank: int) -> None:
+    Each call is a sign of life: after the first step, silence for `retry.hang_timeout_s` is a hang.
+    """
+
+    def __init__(
+        self, run_dir: RunDir, rank: int, move: Callable[..., None] = lambda **_: None
+    ) -> None:
         self._run_dir = run_dir
         self._rank = rank
+        self._move = move
         self._next_progress = 0.0
         self.last_step: int | None = None
         self.last_epoch: int | None = None
         self.last_values: dict[str, float] = {}
 
     def log(self, values: Mapping[str, Any], *, step: int, epoch: int | None = None) -> None:
-        """Record `values` at `step`; TypeError names a key whose value is no number."""
+        """Record `values` at `step`; TypeError names a key whose value is no number.
+
+        Raises NonFiniteLoss, which ends the run, where a value whose key ends in `loss` is NaN or
+        infinite: what follows would be worth nothing.
+        """
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"metrics.log: step is {step!r}; expected a whole number from 0 on.")
         numbers = {key: _number(key, value) for key, value in values.items()}
@@ -52,6 +64,14 @@ class Metrics:
         self.last_values.update(numbers)
         if self._rank == 0:
             self._run_dir.append_event("metrics", step=step, epoch=epoch, values=numbers)
+        self._move(step=step)
+        for key, number in numbers.items():
+            if key.endswith("loss") and not math.isfinite(number):
+                raise NonFiniteLoss(
+                    f"metrics.log: {key} is {number} at step {step}; expected a finite number. "
+                    "Hint: `orchestrator resume` continues from the last checkpoint, for example "
+                    "after the job was changed to clip gradients"
+                )
 
     def progress(
         self, done: int, total: int, unit: str, *, phase: str = "train", **info: float
@@ -60,6 +80,7 @@ class Metrics:
 
         `info` are numbers shown beside it, such as `loss=0.31`.
         """
+        self._move(phase=phase)
         now = time.monotonic()
         if self._rank == 0 and (now >= self._next_progress or done == total):
             self._next_progress = now + _PROGRESS_EVERY_S
@@ -71,7 +92,14 @@ class Metrics:
 class Checkpoints:
     """Saved states of the run. Rank 0 writes; every rank reads the same."""
 
-    def __init__(self, plan: RunPlan, run_dir: RunDir, rank: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        run_dir: RunDir,
+        rank: int,
+        metrics: Metrics,
+        move: Callable[..., None] = lambda **_: None,
+    ) -> None:
         self._spec = plan.spec.checkpoint
         self._run_dir = run_dir
         self._rank = rank
@@ -86,6 +114,7 @@ class Checkpoints:
             written=self._announce,
             say=self._say,
             give_up=run_dir.stop_requested,
+            waiting=lambda: move(phase="checkpoint"),
         )
 
     def latest(self) -> Checkpoint | None:
@@ -243,8 +272,9 @@ class JobContext:
         self.determinism = plan.spec.determinism
         self.shards = plan.shards or world_size
         self.threads = plan.spec.resources.cpus_per_worker
-        self.metrics = Metrics(run_dir, rank)
-        self.checkpoint = Checkpoints(plan, run_dir, rank, self.metrics)
+        self._heartbeat: Heartbeat | None = None
+        self.metrics = Metrics(run_dir, rank, self._move)
+        self.checkpoint = Checkpoints(plan, run_dir, rank, self.metrics, self._move)
         self.artifacts = Artifacts(run_dir, rank)
         self.stop_seen = False  # what `should_stop` last said; the run's status depends on it
         self._terminated = threading.Event()
@@ -277,12 +307,24 @@ class JobContext:
 
     @property
     def should_stop(self) -> bool:
-        """Whether to save and return: someone ran `orchestrator stop`, or SIGTERM came.
+        """Whether to save and return: someone ran `orchestrator stop`, SIGTERM came, or the run
+        goes on with another number of workers.
 
         Ranks may see it at different steps; a job that talks between ranks lets them agree first.
         """
+        self._move()
         self.stop_seen = self._terminated.is_set() or self.run_dir.stop_requested()
         return self.stop_seen
+
+    def _move(self, step: int | None = None, phase: str | None = None) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.move(step, phase)
+
+    def _say(self, text: str) -> None:
+        """What the run directory says while it waits for a full disk: no silence, but no step."""
+        self._move(phase="waiting for space")
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def record_data(self, **facts: Any) -> None:
         """State on what data the run works (path, count, hash ...); the report shows it."""
@@ -298,6 +340,9 @@ class JobContext:
             self.checkpoint.wait()
         except Exception as error:
             self.checkpoint._say(f"the last checkpoint was not written: {error}")
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
         if self._stacks is not None:
             faulthandler.unregister(signal.SIGUSR1)
             self._stacks.close()
@@ -307,8 +352,11 @@ class JobContext:
             self._old_handler = None
 
     def _listen(self) -> None:
-        path = self.run_dir.attempt_dir(self.attempt) / f"rank-{self.rank}.stacks"
-        self._stacks = path.open("a")
+        directory = self.run_dir.attempt_dir(self.attempt)
+        self._stacks = (directory / f"rank-{self.rank}.stacks").open("a")
+        self.run_dir.say = self._say
+        self._heartbeat = Heartbeat(directory, self.rank, self._stacks)
+        self._heartbeat.start()
         faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
         if threading.current_thread() is threading.main_thread():
             self._old_handler = signal.signal(signal.SIGTERM, self._on_sigterm)

@@ -8,6 +8,7 @@
     +-- BackendUnavailable (ConnectionError) 3   Ray or MLflow cannot be reached
     +-- JobFailed (RuntimeError)             1
     +-- CheckpointError (ValueError)         1
+    +-- NonFiniteLoss (FloatingPointError)   1   the loss is NaN or infinite
 
 A message reads `<where>: <what is wrong, with the values>; <what was expected>. Hint: <fix>.`
 """
@@ -22,6 +23,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "JobFailed",
+    "NonFiniteLoss",
     "OrchestratorError",
     "RunExists",
     "RunNotFound",
@@ -74,6 +76,10 @@ class JobFailed(OrchestratorError, RuntimeError):
 
 class CheckpointError(OrchestratorError, ValueError):
     """A checkpoint is damaged, or could not be written."""
+
+
+class NonFiniteLoss(OrchestratorError, FloatingPointError):
+    """A loss is NaN or infinite."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str | None:

@@ -15,12 +15,14 @@ from orchestrator.spec import RetrySpec
 
 __all__ = ["Decision", "Failure", "FailureKind", "Retry", "Stop", "decide"]
 
-FailureKind = Literal["job_error", "worker_died", "preempted", "backend"]
+FailureKind = Literal["job_error", "not_finite", "worker_died", "hung", "preempted", "backend"]
 
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 30.0
 _WORDS: dict[FailureKind, tuple[str, TerminationReason]] = {
     "job_error": ("job errors", TerminationReason.JOB_ERROR),
+    "not_finite": ("losses that are not finite", TerminationReason.NON_FINITE_LOSS),
+    "hung": ("worker deaths", TerminationReason.WORKER_HUNG),
     "worker_died": ("worker deaths", TerminationReason.WORKER_DIED),
     "preempted": ("preemptions", TerminationReason.PREEMPTED),
     "backend": ("worker deaths", TerminationReason.BACKEND_UNAVAILABLE),
@@ -68,13 +70,16 @@ Decision = Retry | Stop
 def decide(failures: Sequence[Failure], budgets: RetrySpec) -> Decision:
     """Retry or stop, given all failures of a run so far, oldest first.
 
-    A failure of the backend (Ray itself) counts against the budget of worker deaths. The first
-    retry of a kind is immediate, later ones wait 1, 2, 4 ... 30 s. ValueError without a failure.
+    A hang and a failure of the backend (Ray itself) count against the budget of worker deaths. The
+    first retry of a kind is immediate, later ones wait 1, 2, 4 ... 30 s. A loss that is not finite
+    would be so again, and ends the run. ValueError without a failure.
     """
     if not failures:
         raise ValueError("decide: no failures were given; expected at least one.")
     last = failures[-1]
     noun, reason = _WORDS[last.kind]
+    if last.kind == "not_finite":
+        return Stop(reason, str(last))
     if len(failures) > 1 and _same_bug(failures[-2], last):
         return Stop(
             TerminationReason.REPEATED_ERROR,

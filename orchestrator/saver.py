@@ -36,6 +36,7 @@ class Saver:
         written: called in the background with the path of each whole checkpoint.
         say: told what people should know: a long wait, a full disk.
         give_up: asked while the disk is full; True ends the wait with the error.
+        waiting: called again and again while a call waits for the write before it.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Saver:
         written: Callable[[Path], None] = lambda path: None,
         say: Callable[[str], None] = lambda text: None,
         give_up: Callable[[], bool] = lambda: False,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory = directory
         self._keeping: dict[str, Any] = {"keep": keep, "keep_every": keep_every, "best": best}
         self._before, self._written, self._say, self._give_up = before, written, say, give_up
+        self._waiting = waiting
         self._buffers: dict[str, np.ndarray[Any, Any]] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -95,9 +98,12 @@ class Saver:
 
     def wait(self) -> None:
         """Return when everything that was saved is durable; raises what went wrong, once."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        while self._thread is not None:
+            self._thread.join(_LONG_WAIT_S)
+            if self._thread.is_alive():
+                self._waiting()
+            else:
+                self._thread = None
         error, self._error = self._error, None
         if error is not None:
             raise error

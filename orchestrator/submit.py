@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # How long workers may take to save their state after a stop was asked for.
 STOP_GRACE_S = 20.0
+# How long a run waits for the nodes it needs, and how often it says so.
+NODE_WAIT_S = 1800.0
+WAITING_EVERY_S = 10.0
 
 
 class Talk(Protocol):
@@ -168,17 +171,20 @@ class _Driver:
     # -- training -------------------------------------------------------------------------------
 
     def _train(self) -> tuple[TerminationReason, str]:
-        with self._cluster() as total:
-            return self._attempts(int(total.get("CPU", 0.0)))
+        from orchestrator.engine import cluster
 
-    def _attempts(self, cpus: int) -> tuple[TerminationReason, str]:
+        with self._cluster():
+            return self._attempts(cluster.cpus)
+
+    def _attempts(self, cpus: Callable[[], int]) -> tuple[TerminationReason, str]:
         """Attempts until one ends well or the policy says stop."""
         from orchestrator.engine import training
 
         failures: list[policy.Failure] = []
         while True:
-            resources = self.plan.spec.resources
-            workers = min(resources.max_workers, cpus // resources.cpus_per_worker)
+            workers = self._room(cpus)
+            if workers is None:
+                return TerminationReason.STOP_REQUESTED, "stopped while it waited for nodes"
             number = self._begin_attempt(workers)
             failure = training.run_attempt(
                 self.plan, self.run_dir, number, workers, watch=self._watch, token=self.token
@@ -203,6 +209,31 @@ class _Driver:
             )
             self._set(RunStatus.RESTARTING, failure.reason, str(failure))
             self._pause(decision.after_s)
+
+    def _room(self, cpus: Callable[[], int]) -> int | None:
+        """How many workers the cluster has room for, at most as many as the spec says.
+
+        While it has less than the least of them (a node was lost), waits for one to come back and
+        says so; None where a stop was asked for. BackendUnavailable after NODE_WAIT_S.
+        """
+        resources = self.plan.spec.resources
+        least, per = resources.min_workers, resources.cpus_per_worker
+        began, next_line = time.monotonic(), 0.0
+        while (workers := min(resources.max_workers, (have := cpus()) // per)) < least:
+            now = time.monotonic()
+            if self._stop_wanted():
+                return None
+            text = f"the cluster has {have} CPUs; {least} workers x {per} CPUs need {least * per}"
+            if now - began >= NODE_WAIT_S:
+                raise BackendUnavailable(
+                    f"{text}, and no node came back in {NODE_WAIT_S:g} s. Hint: orchestrator "
+                    f"resume {self.plan.run_id} when there are enough"
+                )
+            if now >= next_line:
+                next_line = now + WAITING_EVERY_S
+                self.console.warn(f"{text}: waiting for a node ({now - began:.0f} s)")
+            time.sleep(0.2)
+        return workers
 
     def _train_here(self) -> tuple[TerminationReason, str]:
         number = self._begin_attempt(1)

@@ -58,6 +58,8 @@ def describe(error: BaseException) -> dict[str, Any]:
         "where": f"{Path(place.filename).name}:{place.lineno} in {place.name}" if place else "?",
         # tensorlib.distributed raises DistributedError, a ConnectionError, when a peer is gone.
         "echo": isinstance(error, ConnectionError),
+        # NonFiniteLoss among them: what is not finite would be so again.
+        "not_finite": isinstance(error, FloatingPointError),
     }
 
 

@@ -89,6 +89,14 @@ def connect(
         ray.shutdown()
 
 
+def cpus() -> int:
+    """CPUs of the nodes that Ray holds for alive now."""
+    import ray
+
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return int(sum(resources.get("CPU", 0.0) for resources in alive))
+
+
 def check_resources(resources: Mapping[str, float], workers: int, cpus_per_worker: int) -> None:
     """Refuse a request that can never be met; Ray would wait for it without end."""
     need, have = workers * cpus_per_worker, resources.get("CPU", 0.0)

@@ -22,10 +22,13 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from orchestrator.heartbeat import Hang, HangDetector, kill_here, read_beats, write_stacks
 from orchestrator.plan import RunPlan
 from orchestrator.policy import Failure
 from orchestrator.store import RunDir
 from orchestrator.worker import read_failures, run_worker
+
+_END_S = 30.0  # how long Ray Train may take to notice that workers were killed
 
 
 @dataclass
@@ -104,7 +107,9 @@ def run_attempt(
     """Train once with `workers` on the connected cluster; None when all workers returned.
 
     `watch` is called about five times a second in this thread; where it returns False the attempt
-    is abandoned (its workers are killed) and None is returned as well: the caller knows why.
+    is abandoned (its workers are killed) and None is returned as well: the caller knows why. A rank
+    that is silent for `retry.hang_timeout_s` ends the attempt; the stacks of all ranks are in the
+    attempt's directory then.
     """
     resources = plan.spec.resources
     trainer = DataParallelTrainer(
@@ -138,12 +143,36 @@ def run_attempt(
     # In a thread, so that Ray leaves SIGINT alone and this thread can watch.
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
+    directory = run_dir.attempt_dir(attempt)
+    detector = HangDetector(plan.spec.retry.hang_timeout_s)
     while thread.is_alive():
         if not watch():
             return None
+        hang = detector.look(read_beats(directory))
+        if hang is not None:
+            return _end_hang(hang, directory, attempt, thread)
         thread.join(0.2)
     error = box[0]
     return None if error is None else classify(error, run_dir, attempt, workers)
+
+
+def _end_hang(hang: Hang, directory: Path, attempt: int, thread: threading.Thread) -> Failure:
+    """Write all stacks, kill the ranks, and say who held the attempt up and where it stands."""
+    beats = read_beats(directory)
+    places = write_stacks(directory, beats)
+    kill_here(beats)  # Ray Train ends the others, elsewhere, with the attempt
+    thread.join(_END_S)
+    what = "gave no sign of life" if hang.silent else "did not move on"
+    ranks = ", ".join(map(str, hang.ranks))
+    stand = "; ".join(f"rank {rank} {place}" for rank, place in sorted(places.items()))
+    return Failure(
+        kind="hung",
+        error=f"WorkerHung: rank {ranks} {what} for {hang.after_s:g} s: {stand}. "
+        f"Stacks: {directory}/rank-*.stacks",
+        where="worker process",
+        step=hang.step,
+        attempt=attempt,
+    )
 
 
 def classify(error: BaseException, run_dir: RunDir, attempt: int, world_size: int) -> Failure:
@@ -158,7 +187,7 @@ def classify(error: BaseException, run_dir: RunDir, attempt: int, world_size: in
     if own:
         first = own[0]
         return Failure(
-            kind="job_error",
+            kind="not_finite" if first.get("not_finite") else "job_error",
             error=f"{first['type']}: {first['message']}",
             where=f"{first['where']} (rank {first['rank']})",
             step=first["step"],

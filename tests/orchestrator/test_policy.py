@@ -26,6 +26,14 @@ def backend(n: int = 1):
     return Failure("backend", "RaySystemError: x", "Ray Train", None, n)
 
 
+def hung(n: int = 1):
+    return Failure("hung", "WorkerHung: rank 1 did not move on", "worker process", 3, n)
+
+
+def not_finite(n: int = 1):
+    return Failure("not_finite", "NonFiniteLoss: train/loss is nan", "a.py:1", 3, n)
+
+
 BUDGET = RetrySpec(errors=2, worker_deaths=2, preemptions=3)
 NONE = RetrySpec(errors=0, worker_deaths=0, preemptions=0)
 
@@ -58,6 +66,12 @@ TABLE = [
     # but Ray's own failures count as deaths
     ([died(1), backend(), died(2)], BUDGET, "WORKER_DIED"),
     ([died(1), died(2), backend()], BUDGET, "BACKEND_UNAVAILABLE"),
+    # and so do hangs
+    ([hung()], BUDGET, 0.0),
+    ([died(1), hung(), died(2)], BUDGET, "WORKER_DIED"),
+    ([died(1), died(2), hung()], BUDGET, "WORKER_HUNG"),
+    # what is not finite would be so again
+    ([not_finite()], BUDGET, "NON_FINITE_LOSS"),
     # waiting grows and has a limit
     ([preempted()] * 9, RetrySpec(preemptions=10), 30.0),
 ]
