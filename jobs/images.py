@@ -78,7 +78,7 @@ class ImageTask(Task):
             self.source.test,
             lambda batch: judged(training.final(self.inputs(batch[0])), batch[1]),
             sums=1,
-            counts=self.confusion.shape,
+            counts=(len(self.source.classes),) * 2,
         )
         count = self.confusion.sum()
         return {

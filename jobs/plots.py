@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 History = Mapping[str, Sequence[tuple[int, float, int]]]
 
 
-def loss_curve(history: History, path: Path) -> None:
-    """Training loss per step, held-out loss per epoch, and both accuracies beside them."""
-    figure, (left, right) = _figure(2)
-    for axes, name in ((left, "loss"), (right, "accuracy")):
+def loss_curve(history: History, path: Path, names: Sequence[str] = ("loss", "accuracy")) -> None:
+    """For each name a panel: its value in training per step, on held-out samples per epoch."""
+    figure, panels = _figure(len(names))
+    for axes, name in zip(panels, names, strict=True):
         for key, style in ((f"train/{name}", {"alpha": 0.4}), (f"val/{name}", {"marker": "o"})):
             points = history.get(key, ())
             axes.plot([p[0] for p in points], [p[1] for p in points], label=key, **style)
@@ -23,7 +23,8 @@ def loss_curve(history: History, path: Path) -> None:
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         axes.legend()
-    left.set_ylim(bottom=0)
+    if names[0] == "loss":
+        panels[0].set_ylim(bottom=0)
     figure.savefig(path, dpi=110)
 
 
@@ -50,6 +51,42 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], path: Pa
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.savefig(path, dpi=110)
+
+
+def lines(values: Mapping[str, NDArray[Any]], title: str, path: Path) -> None:
+    """Several series over the same places."""
+    figure, (axes,) = _figure(1)
+    for name, series in values.items():
+        axes.plot(series, label=name, alpha=0.8)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def scatter(truth: NDArray[Any], predicted: NDArray[Any], title: str, path: Path) -> None:
+    """Predictions over true values, with the line where both are equal."""
+    figure, (axes,) = _figure(1)
+    axes.plot(truth, predicted, ".", alpha=0.5)
+    ends = [truth.min(), truth.max()]
+    axes.plot(ends, ends, color="gray")
+    axes.set_title(title)
+    axes.set_xlabel("true")
+    axes.set_ylabel("predicted")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def tiled(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
+    """Images [N, H, W, C] in rows of `columns`, as one [.., .., C]."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
+    picture = np.zeros(size, np.uint8)
+    for number, image in enumerate(images):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    return picture
 
 
 def _figure(panels: int) -> tuple[Any, Any]:

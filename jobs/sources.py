@@ -128,8 +128,16 @@ class Augmented(Dataset[tuple[Any, Any]]):
         return len(self.dataset)
 
 
-def load_source(config: DataConfig, augment: AugmentConfig | None = None) -> Source:
-    """Open the data set. Raises FileNotFoundError or ValueError where it is not as described."""
+def load_source(
+    config: DataConfig,
+    augment: AugmentConfig | None = None,
+    preset: ImageClassification | None = None,
+) -> Source:
+    """Open the data set. Raises FileNotFoundError or ValueError where it is not as described.
+
+    With the `preset` of a trained model, images are prepared as that model knows them; a data set
+    whose images are of one size has to fit it.
+    """
     augment = augment or AugmentConfig()
     if augment.resized_crop and config.name != "image_folder":
         raise ValueError(
@@ -142,7 +150,11 @@ def load_source(config: DataConfig, augment: AugmentConfig | None = None) -> Sou
         source = _fashion_mnist(config.root or FASHION_MNIST_ROOT, config.download)
     else:
         assert config.root is not None
-        source = _image_folder(config.root, config.image_size, augment.resized_crop)
+        size = config.image_size
+        usual = preset or ImageClassification(size, round(size * 256 / 224))
+        source = _image_folder(config.root, usual, augment.resized_crop)
+    if preset is not None:
+        source = _prepared(source, preset)
     transform = augment.arrays(source.preset.crop_size)
     if transform is None:
         return source
@@ -170,9 +182,20 @@ def _fashion_mnist(root: Path, download: bool) -> Source:
     return Source(train, test, list(train.classes), preset, facts)
 
 
-def _image_folder(root: Path, size: int, resized_crop: bool) -> Source:
-    preset = ImageClassification(size, round(size * 256 / 224))
-    drawn = Compose([RandomResizedCrop(size), to_array])
+def _prepared(source: Source, preset: ImageClassification) -> Source:
+    """`source` for a model that was trained with `preset`."""
+    own = source.preset
+    if (own.crop_size, own.mode) != (preset.crop_size, preset.mode):
+        raise ValueError(
+            f"params.data: {source.facts['name']} has {own.mode} images of {own.crop_size}x"
+            f"{own.crop_size}; the model was trained on {preset.mode} of {preset.crop_size}x"
+            f"{preset.crop_size}; expected the same"
+        )
+    return replace(source, preset=preset)
+
+
+def _image_folder(root: Path, preset: ImageClassification, resized_crop: bool) -> Source:
+    drawn = Compose([RandomResizedCrop(preset.crop_size), to_array])
     train = ImageFolder(root / "train", transform=drawn if resized_crop else preset.to_uint8)
     test = ImageFolder(root / "val", transform=preset.to_uint8)
     if train.classes != test.classes:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tensorlib
-from jobs import diagnosis, recompute
+from jobs import diagnosis, evaluation, recompute
 from jobs.config import TrainingConfig
 from jobs.sources import SizedDataset
 from jobs.state import Progress, TrainState
@@ -33,7 +33,6 @@ from tensorlib.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tensorlib.utils.data import DataLoader, ShardedBatchSampler
 
 Model = Callable[..., Any]
-Judge = Callable[[Any], tuple[Sequence[float], Any]]
 
 
 class Step(NamedTuple):
@@ -340,46 +339,19 @@ class Training:
             self.save(values)
 
     def over(
-        self, dataset: SizedDataset, judge: Judge, sums: int, counts: tuple[int, ...] = (0,)
+        self,
+        dataset: SizedDataset,
+        judge: evaluation.Judge,
+        sums: int,
+        counts: tuple[int, ...] = (0,),
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Sums of what `judge` says about parts of `dataset`, over all ranks; without gradients.
-
-        Args:
-            judge: gets a batch of at most `batch_size` samples, the same whatever the number of
-                ranks; returns `sums` floats, and whole numbers of the shape `counts`.
-
-        Returns:
-            The floats, added in the order of the parts, and the whole numbers: both the same to
-            the bit for any number of ranks.
-        """
-        size, world, rank = self.config.batch_size, self.group.world_size, self.group.rank
-        starts = range(0, len(dataset), size)
-        parts = [list(range(start, min(start + size, len(dataset)))) for start in starts]
-        loader = DataLoader(
-            dataset,
-            batch_sampler=parts[rank::world],
-            num_workers=self.config.loader_threads,
-            collate_fn=self.task.collate,
+        """`evaluation.over` in parts of `batch_size`."""
+        return evaluation.over(
+            *(self.ctx, self.group, dataset, judge, sums, counts),
+            batch_size=self.config.batch_size,
+            loader_threads=self.config.loader_threads,
+            collate=self.task.collate,
         )
-        rows = np.zeros((len(parts), sums))
-        counted = np.zeros(counts, np.int64)
-        with tensorlib.no_grad():
-            for number, batch in enumerate(loader):
-                floats, whole = judge(batch)
-                rows[rank + number * world] = floats
-                counted += whole
-                self.ctx.metrics.progress(
-                    min(len(dataset), (number + 1) * world * size),
-                    *(len(dataset), "samples"),
-                    phase="evaluate",
-                )
-        if world > 1:
-            self.group.all_reduce(rows)
-            self.group.all_reduce(counted)
-        total = np.zeros(sums)
-        for row in rows:
-            total += row
-        return total, counted
 
     # -- state ------------------------------------------------------------------------------------
 
