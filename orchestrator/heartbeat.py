@@ -234,7 +234,10 @@ def _born(pid: int) -> int | None:
 
 
 def _innermost(dump: str) -> str | None:
-    """The innermost frame of the main thread, which faulthandler writes last."""
-    _, found, main = dump.rpartition("(most recent call first):")
-    frame = re.search(r'File "([^"]*)", line (\d+) in (\S+)', main) if found else None
+    """The innermost frame of the thread that runs the job, else of the main thread (the last)."""
+    threads = dump.split("(most recent call first):")[1:]
+    if not threads:
+        return None
+    job = next((text for text in threads if " in run_job\n" in text), threads[-1])
+    frame = re.search(r'File "([^"]*)", line (\d+) in (\S+)', job)
     return f"{Path(frame[1]).name}:{frame[2]} {frame[3]}" if frame else None

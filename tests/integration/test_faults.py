@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,35 @@ def test_n1_a_killed_worker_costs_a_restart_and_not_a_bit(
     report = (run_dir / "report.md").read_text()
     assert "WORKER_DIED" in report
     assert "rank 1" in report
+
+
+def test_n7_a_stopped_worker_is_found_named_and_replaced(
+    home: Path, digits: dict[str, Any], start: Callable[..., Started]
+) -> None:
+    """A pause of two seconds changes nothing; a rank that stays stopped costs a restart, no bit."""
+    limit = "--set", "retry.hang_timeout_s=6"
+    command = start(home, "run", DIGITS, "--run-id", "stuck", "--json", *limit)
+    run_dir = home / "stuck"
+    wait_for("step 30", lambda: logged_steps(run_dir) >= 30)
+    paused = worker_pid(run_dir, rank=1)
+    os.kill(paused, signal.SIGSTOP)
+    time.sleep(2)
+    os.kill(paused, signal.SIGCONT)
+    wait_for("step 80", lambda: logged_steps(run_dir) >= 80)
+    assert worker_pid(run_dir, rank=1) == paused  # no restart
+    os.kill(paused, signal.SIGSTOP)
+    done = command.finish()
+    assert done.returncode == 0, done.stderr
+    result = result_of(done)
+    assert (result["status"], result["attempts"]) == ("SUCCEEDED", 2)
+    assert result["weights_sha256"] == digits["weights_sha256"]
+    assert steps_in_mlflow(result) == list(range(1, 231))
+    report = (run_dir / "report.md").read_text()
+    assert "WORKER_HUNG" in report
+    assert "rank 1 is stopped" in report
+    stacks = (run_dir / "attempts" / "1" / "rank-0.stacks").read_text()
+    assert "most recent call first" in stacks
+    assert not Path(f"/proc/{paused}").exists()
 
 
 def test_n6_a_bug_is_not_tried_again(home: Path, tmp_path: Path) -> None:
