@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from orchestrator import checkpoint
-from orchestrator.context import JobContext
-from orchestrator.errors import CheckpointError
+from orchestrator.context import JobContext, Metrics
+from orchestrator.errors import CheckpointError, NonFiniteLoss
 from orchestrator.plan import RunPlan
 from orchestrator.run import Run
 from orchestrator.store import RunDir
@@ -299,3 +299,16 @@ def test_stop_requests_cost_little(open_context):
     for _ in range(1000):
         assert not context.should_stop
     assert time.perf_counter() - started < 0.5  # measured: 2 us each
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_logged_and_ends_the_job(
+    run_dir: RunDir, value: float
+) -> None:
+    metrics = Metrics(run_dir, 0)
+    metrics.log({"grad_norm": value}, step=1)  # only losses end a job
+    with pytest.raises(FloatingPointError, match=r"train/loss is (nan|inf) at step 2") as caught:
+        metrics.log({"train/loss": value}, step=2)
+    assert isinstance(caught.value, NonFiniteLoss)
+    steps = [event["step"] for _, event in run_dir.events() if event["kind"] == "metrics"]
+    assert steps == [1, 2]
