@@ -53,42 +53,6 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], path: Pa
     figure.savefig(path, dpi=110)
 
 
-def lines(values: Mapping[str, NDArray[Any]], title: str, path: Path) -> None:
-    """Several series over the same places."""
-    figure, (axes,) = _figure(1)
-    for name, series in values.items():
-        axes.plot(series, label=name, alpha=0.8)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=110)
-
-
-def scatter(truth: NDArray[Any], predicted: NDArray[Any], title: str, path: Path) -> None:
-    """Predictions over true values, with the line where both are equal."""
-    figure, (axes,) = _figure(1)
-    axes.plot(truth, predicted, ".", alpha=0.5)
-    ends = [truth.min(), truth.max()]
-    axes.plot(ends, ends, color="gray")
-    axes.set_title(title)
-    axes.set_xlabel("true")
-    axes.set_ylabel("predicted")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-
-
-def tiled(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Images [N, H, W, C] in rows of `columns`, as one [.., .., C]."""
-    count, height, width, channels = images.shape
-    rows = -(-count // columns)
-    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
-    picture = np.zeros(size, np.uint8)
-    for number, image in enumerate(images):
-        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
-        picture[top : top + height, left : left + width] = image
-    return picture
-
-
 def _figure(panels: int) -> tuple[Any, Any]:
     """A figure that needs no screen and registers nowhere."""
     from matplotlib.figure import Figure

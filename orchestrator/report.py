@@ -196,11 +196,11 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("Status", ended + (f": {facts['message']}" if facts["message"] else "")),
         ("Job", f"{facts['job']} ({facts['engine']})"),
-        ("Workers", f"{facts['workers']} x {facts['cpus_per_worker']} CPU"),
+        ("Workers", f"{_range(facts['workers'])} x {facts['cpus_per_worker']} CPU"),
         ("Started", _when(facts["started_at"])),
         ("Took", _seconds(facts["duration_s"])),
         ("Attempts", str(facts["attempts"])),
-        ("Seed", f"{facts['seed']}, determinism {facts['determinism']}"),
+        ("Seed", f"{facts['seed']}, determinism {facts['determinism']}{_shards(facts)}"),
         ("Code", f"orchestrator {code['version']}, git {code.get('git') or 'unknown'}"),
         ("Plan hash", facts["plan_hash"]),
         ("Run directory", facts["run_dir"]),
@@ -218,6 +218,14 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         if tracking:
             rows.append(("MLflow", ", ".join(f"{key} {value}" for key, value in tracking.items())))
     return rows
+
+
+def _range(workers: int | dict[str, int]) -> str:
+    return str(workers) if isinstance(workers, int) else f"{workers['min']} to {workers['max']}"
+
+
+def _shards(facts: dict[str, Any]) -> str:
+    return f", {facts['shards']} shards" if facts.get("shards") else ""
 
 
 def _sum_line(facts: dict[str, Any]) -> str:

@@ -169,3 +169,12 @@ def test_counts_of_a_classification_cut_short(make_plan):
     run_dir = batch(make_plan, inputs=5)
     assert report.build(run_dir)["counts_add_up"] is None
     assert "has not counted its inputs" in (run_dir.path / "report.md").read_text()
+
+
+def test_workers_that_may_change_and_shards_are_said(make_plan):
+    for workers, said in (("{min: 1, max: 3}", "1 to 3 x 1 CPU"), ("2", "2 x 1 CPU")):
+        run_dir = RunDir.create(make_plan(f"resources.workers={workers}"))
+        report.build(run_dir)
+        text = (run_dir.path / "report.md").read_text()
+        assert f"| Workers | {said} |" in text
+        assert "determinism exact, 4 shards" in text
