@@ -158,7 +158,8 @@ def write(
     path = ctx.artifacts.path("evaluation.json")
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     picture = ctx.artifacts.path("confusion_matrix.png")
-    plots.confusion_matrix(confusion, weights.classes, picture)
+    with ctx.long_work("draw"):
+        plots.confusion_matrix(confusion, weights.classes, picture)
     for made in (path, picture):
         ctx.artifacts.add(made)
 

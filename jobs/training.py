@@ -190,7 +190,8 @@ class Training:
                 return
             self.finish_epoch()
         if self.ctx.rank == 0:
-            self.task.finish(self)
+            with self.ctx.long_work("finish"):
+                self.task.finish(self)
 
     # -- one epoch --------------------------------------------------------------------------------
 

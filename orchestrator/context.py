@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import IO, Any
@@ -325,6 +325,15 @@ class JobContext:
         self._move(phase="waiting for space")
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    @contextlib.contextmanager
+    def long_work(self, phase: str) -> Iterator[None]:
+        """Work without a sign of life, such as drawing: no hang, as long as the process lives."""
+        if self._heartbeat is None:
+            yield
+            return
+        with self._heartbeat.patient(phase):
+            yield
 
     def record_data(self, **facts: Any) -> None:
         """State on what data the run works (path, count, hash ...); the report shows it."""

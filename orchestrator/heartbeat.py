@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -43,6 +43,7 @@ class Beat:
     moves: int = 0
     step: int | None = None
     phase: str = "start"
+    patient: bool = False
     ended: bool = False
 
 
@@ -57,6 +58,7 @@ class Heartbeat:
         self._over = threading.Event()
         self._moves, self._phase = 0, "start"
         self._step: int | None = None
+        self._patient = False
         self._dumped = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -73,6 +75,17 @@ class Heartbeat:
             self._step = step
         if phase is not None:
             self._phase = phase
+
+    @contextlib.contextmanager
+    def patient(self, phase: str) -> Iterator[None]:
+        """Until the block ends, moving on is not expected of the rank."""
+        self.move(phase=phase)
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+            self.move()
 
     def close(self) -> None:
         """The rank has ended in an orderly way, which is no silence."""
@@ -95,6 +108,7 @@ class Heartbeat:
             moves=self._moves,
             step=self._step,
             phase=self._phase[:40],
+            patient=self._patient,
         )
         record = json.dumps(asdict(self._beat)).encode().ljust(_RECORD_BYTES)
         with contextlib.suppress(OSError):
@@ -145,7 +159,7 @@ class HangDetector:
             old = self._beats.get(rank)
             if old is None or (old.beats, old.pid) != (beat.beats, beat.pid):
                 self._beat_at[rank] = now
-            if old is None or (old.moves, old.ended) != (beat.moves, beat.ended):
+            if old is None or beat.patient or (old.moves, old.ended) != (beat.moves, beat.ended):
                 self._moved_at = now
         self._beats = dict(beats)
         living = {rank: beat for rank, beat in beats.items() if not beat.ended}

@@ -47,7 +47,7 @@ def test_n7_a_stopped_worker_is_found_named_and_replaced(
     home: Path, digits: dict[str, Any], start: Callable[..., Started]
 ) -> None:
     """A pause of two seconds changes nothing; a rank that stays stopped costs a restart, no bit."""
-    limit = "--set", "retry.hang_timeout_s=6"
+    limit = "--set", "retry.hang_timeout_s=15"
     command = start(home, "run", DIGITS, "--run-id", "stuck", "--json", *limit)
     run_dir = home / "stuck"
     wait_for("step 30", lambda: logged_steps(run_dir) >= 30)

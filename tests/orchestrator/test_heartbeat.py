@@ -151,3 +151,12 @@ def test_the_first_step_may_take_its_time_the_second_may_not() -> None:
 def test_ranks_that_returned_are_not_silent() -> None:
     said = looks((0, [beat(0, 1, 1, 5, True)]), (99, [beat(0, 1, 1, 5, True)]))
     assert said == [None, None]
+
+
+def test_long_work_that_was_announced_is_no_hang() -> None:
+    works = replace(beat(0, 1, 5, 9), patient=True)
+    said = looks(
+        (0, [works]), (99, [replace(works, beats=99)]),
+        (108, [beat(0, 108, 6, 9)]), (119, [beat(0, 119, 6, 9)]),
+    )  # fmt: skip
+    assert said == [None, None, None, Hang((0,), False, 10.0, 9)]
