@@ -14,6 +14,7 @@ from tensorlib.inference import quantized
 from tensorlib.inference.lowered import int8
 from tensorlib.kernels import Unsupported
 from tensorlib.kernels.cpu import Tasks, address, host, runtime, scratch
+from tensorlib.kernels.cpu.convolution import NOTHING
 from tensorlib.nn import functional as F
 from tensorlib.vision import models
 
@@ -61,7 +62,7 @@ def convolve(x, w, stride, padding, dilation, zero):
     rows, step, splits = n * oh * ow, 12, min(2, size // 16)
     Tasks("int8").convolve(
         -(-rows // step) * splits, address(image), address(packed), address(out), address(one),
-        address(none), 0, -math.inf, math.inf, address(outside),
+        address(none), NOTHING, -math.inf, math.inf, address(outside),
         *scratch(step * (kh * kw + 1) * 8 * 4), rows, step, splits, depth, outputs, h, width,
         oh, ow, kh, kw, stride, stride, padding, padding, dilation, dilation,
     )  # fmt: skip
