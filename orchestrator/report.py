@@ -225,7 +225,7 @@ def _range(workers: int | dict[str, int]) -> str:
 
 
 def _shards(facts: dict[str, Any]) -> str:
-    return f", {facts['shards']} shards" if facts.get("shards") else ""
+    return f", {facts['shards']} shards" if facts["shards"] else ""
 
 
 def _sum_line(facts: dict[str, Any]) -> str:

@@ -249,8 +249,11 @@ class _Driver:
         except Exception as error:
             traceback.print_exc()
             message = f"{type(error).__name__}: {error}"
-            self._end_attempt(number, TerminationReason.JOB_ERROR, message)
-            return TerminationReason.JOB_ERROR, message
+            reason = TerminationReason.JOB_ERROR
+            if isinstance(error, FloatingPointError):  # as on Ray
+                reason = TerminationReason.NON_FINITE_LOSS
+            self._end_attempt(number, reason, message)
+            return reason, message
         finally:
             ended.set()
             pump.join()

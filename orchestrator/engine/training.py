@@ -22,6 +22,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from orchestrator.errors import BackendUnavailable
 from orchestrator.heartbeat import Hang, HangDetector, kill_here, read_beats, write_stacks
 from orchestrator.plan import RunPlan
 from orchestrator.policy import Failure
@@ -160,15 +161,24 @@ def _end_hang(hang: Hang, directory: Path, attempt: int, thread: threading.Threa
     """Write all stacks, kill the ranks, and say who held the attempt up and where it stands."""
     beats = read_beats(directory)
     places = write_stacks(directory, beats)
-    kill_here(beats)  # Ray Train ends the others, elsewhere, with the attempt
+    elsewhere = kill_here(beats)
     thread.join(_END_S)
     what = "gave no sign of life" if hang.silent else "did not move on"
     ranks = ", ".join(map(str, hang.ranks))
     stand = "; ".join(f"rank {rank} {place}" for rank, place in sorted(places.items()))
+    error = (
+        f"WorkerHung: rank {ranks} {what} for {hang.after_s:g} s: {stand}. "
+        f"Stacks: {directory}/rank-*.stacks"
+    )
+    if thread.is_alive():  # another attempt would run beside these workers
+        left = ", ".join(f"rank {b.rank} (pid {b.pid} on {b.host})" for b in elsewhere) or "some"
+        raise BackendUnavailable(
+            f"{error}. Its workers did not end in {_END_S:g} s: {left}. Hint: orchestrator resume "
+            f"{directory.parent.parent.name}, once they are gone"
+        )
     return Failure(
         kind="hung",
-        error=f"WorkerHung: rank {ranks} {what} for {hang.after_s:g} s: {stand}. "
-        f"Stacks: {directory}/rank-*.stacks",
+        error=error,
         where="worker process",
         step=hang.step,
         attempt=attempt,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 import ray.exceptions
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from orchestrator.engine import training
 from orchestrator.engine.training import classify
+from orchestrator.errors import BackendUnavailable
+from orchestrator.heartbeat import Hang
 from orchestrator.plan import RunPlan
 from orchestrator.store import RunDir, atomic_write_json
 
@@ -70,3 +74,20 @@ def test_anything_else_is_the_engine(run: RunDir) -> None:
     failure = classify(RuntimeError("no resources\nfor 60 s"), run, 1, 3)
     assert failure.kind == "backend"
     assert "for 60 s" in failure.error
+
+
+def test_a_hang_whose_workers_do_not_end_is_not_tried_again(run: RunDir, monkeypatch) -> None:
+    """Two attempts beside each other would write the same run."""
+    monkeypatch.setattr(training, "_END_S", 0.1)
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, args=(30,), daemon=True)
+    thread.start()
+    hang = Hang((1,), True, 5.0, 7)
+    try:
+        with pytest.raises(BackendUnavailable, match=r"rank 1 gave no sign.*did not end.*resume"):
+            training._end_hang(hang, run.attempt_dir(1), 1, thread)
+    finally:
+        over.set()
+        thread.join(10)
+    failure = training._end_hang(hang, run.attempt_dir(1), 1, thread)
+    assert (failure.kind, failure.step) == ("hung", 7)
