@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
 import signal
@@ -11,22 +10,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from orchestrator import policy, report
+from orchestrator import batch, policy, report
 from orchestrator.context import JobContext
 from orchestrator.errors import BackendUnavailable, OrchestratorError, UsageError
 from orchestrator.files import DISK_WAIT_S, is_full
-from orchestrator.parts import Parts, claim, write_part
 from orchestrator.plan import RunPlan, find_job
 from orchestrator.run import Run, RunStatus, TerminationReason
-from orchestrator.store import RunDir, atomic_write_json
+from orchestrator.store import RunDir
 from orchestrator.tracking.mlflow import Mirror
 from orchestrator.worker import run_job
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # How long workers may take to save their state after a stop was asked for.
 STOP_GRACE_S = 20.0
@@ -113,17 +107,7 @@ def _create(plan: RunPlan) -> RunDir:
     preflight(plan)
     if plan.engine != "batch":
         return RunDir.create(plan)
-    release = claim(_output(plan), plan.run_id)
-    try:
-        return RunDir.create(plan)
-    except BaseException:
-        release()
-        raise
-
-
-def _output(plan: RunPlan) -> Path:
-    """Where a batch job writes its table: as asked, or among the run's artifacts."""
-    return Path(plan.config["output"] or Path(plan.run_dir) / "artifacts" / "predictions")
+    return batch.create(plan)
 
 
 class _Driver:
@@ -148,7 +132,7 @@ class _Driver:
         reason, message = TerminationReason.BACKEND_UNAVAILABLE, "did not start"
         try:
             if plan.engine == "batch":
-                reason, message = self._batch(in_process)
+                reason, message = batch.run(self, in_process)
             elif in_process:
                 reason, message = self._train_here()
             else:
@@ -173,7 +157,7 @@ class _Driver:
     def _train(self) -> tuple[TerminationReason, str]:
         from orchestrator.engine import cluster
 
-        with self._cluster():
+        with self.cluster():
             return self._attempts(cluster.cpus)
 
     def _attempts(self, cpus: Callable[[], int]) -> tuple[TerminationReason, str]:
@@ -185,7 +169,7 @@ class _Driver:
             workers = self._room(cpus)
             if workers is None:
                 return TerminationReason.STOP_REQUESTED, "stopped while it waited for nodes"
-            number = self._begin_attempt(workers)
+            number = self.begin_attempt(workers)
             failure = training.run_attempt(
                 self.plan, self.run_dir, number, workers, watch=self._watch, token=self.token
             )
@@ -195,11 +179,11 @@ class _Driver:
                 reason = (
                     TerminationReason.STOP_REQUESTED if stopped else TerminationReason.COMPLETED
                 )
-                self._end_attempt(number, reason, "")
+                self.end_attempt(number, reason, "")
                 return reason, ""
             failures.append(failure)
-            self._end_attempt(number, failure.reason, str(failure))
-            if self._stop_wanted():
+            self.end_attempt(number, failure.reason, str(failure))
+            if self.stop_wanted():
                 return TerminationReason.STOP_REQUESTED, "stopped while a worker was failing"
             decision = policy.decide(failures, self.plan.spec.retry)
             if isinstance(decision, policy.Stop):
@@ -221,7 +205,7 @@ class _Driver:
         began, next_line = time.monotonic(), 0.0
         while (workers := min(resources.max_workers, (have := cpus()) // per)) < least:
             now = time.monotonic()
-            if self._stop_wanted():
+            if self.stop_wanted():
                 return None
             text = f"the cluster has {have} CPUs; {least} workers x {per} CPUs need {least * per}"
             if now - began >= NODE_WAIT_S:
@@ -236,7 +220,7 @@ class _Driver:
         return workers
 
     def _train_here(self) -> tuple[TerminationReason, str]:
-        number = self._begin_attempt(1)
+        number = self.begin_attempt(1)
         context = JobContext.open(
             self.plan, self.run_dir, attempt=number, rank=0, world_size=1, local_rank=0
         )
@@ -244,7 +228,7 @@ class _Driver:
         pump = threading.Thread(target=self._pump_until, args=(ended,), daemon=True)
         pump.start()
         try:
-            with self._signals():
+            with self.signals():
                 run_job(self.plan, context)
         except Exception as error:
             traceback.print_exc()
@@ -252,7 +236,7 @@ class _Driver:
             reason = TerminationReason.JOB_ERROR
             if isinstance(error, FloatingPointError):  # as on Ray
                 reason = TerminationReason.NON_FINITE_LOSS
-            self._end_attempt(number, reason, message)
+            self.end_attempt(number, reason, message)
             return reason, message
         finally:
             ended.set()
@@ -261,7 +245,7 @@ class _Driver:
             context.close()
         stopped = self._stopped_early()
         reason = TerminationReason.STOP_REQUESTED if stopped else TerminationReason.COMPLETED
-        self._end_attempt(number, reason, "")
+        self.end_attempt(number, reason, "")
         return reason, ""
 
     def _pump_until(self, ended: threading.Event) -> None:
@@ -275,77 +259,9 @@ class _Driver:
             for _, event in self.run_dir.events()
         )
 
-    # -- batch ----------------------------------------------------------------------------------
-
-    def _batch(self, in_process: bool) -> tuple[TerminationReason, str]:
-        module = importlib.import_module(self.plan.job_module)
-        config = module.Config.model_validate(self.plan.config)
-        manifest = self._manifest(module, config)
-        output = _output(self.plan)
-        parts = Parts(output, manifest.num_rows, config.rows_per_part)
-        duplicates = sum(v is not None for v in manifest["duplicate_of"].to_pylist())
-        self.run_dir.write_status(batch={"output": str(output), "inputs": manifest.num_rows})
-        number = self._begin_attempt(1 if in_process else self.plan.spec.resources.max_workers)
-        done = parts.inputs - sum(len(parts.ids(index)) for index in parts.missing())
-        first, bad = done, 0
-        try:
-            with self._signals() if in_process else self._cluster() as total:
-                started = time.monotonic()
-                if in_process:
-                    results = _parts_here(module, config, manifest, parts)
-                else:
-                    results = _parts_on_ray(self.plan, manifest, parts, total)
-                for rows, bad_rows in results:
-                    done, bad = done + rows, bad + bad_rows
-                    speed = (done - first) / max(time.monotonic() - started, 1e-9)
-                    self.console.progress(
-                        "classify", done, len(manifest), "images", bad=bad, per_s=round(speed, 1)
-                    )
-                    if self._stop_wanted():
-                        self._end_attempt(number, TerminationReason.STOP_REQUESTED, "")
-                        return TerminationReason.STOP_REQUESTED, f"{done} of {len(manifest)} done"
-        except (BackendUnavailable, UsageError):
-            raise
-        except Exception as error:
-            message = _root_cause(error)
-            self._end_attempt(number, TerminationReason.JOB_ERROR, message)
-            return TerminationReason.JOB_ERROR, message
-        counts = parts.counts() | {"duplicates": duplicates}
-        speed = (done - first) / max(time.monotonic() - started, 1e-9)
-        quarantine = parts.quarantine(1000)
-        atomic_write_json(self.run_dir.artifacts_dir / "quarantine.json", quarantine)
-        self.run_dir.append_event("batch", counts=counts, images_per_s=round(speed, 2))
-        self.run_dir.append_event(
-            "metrics", step=0, epoch=None, values={k: float(v) for k, v in counts.items()}
-        )
-        self.run_dir.write_status(
-            batch={"output": str(output), **counts, "images_per_s": round(speed, 2)}
-        )
-        reason, message = TerminationReason.COMPLETED, ""
-        allowed = config.allowed_bad(counts["inputs"])
-        if allowed is not None and counts["quarantined"] > allowed:
-            reason = TerminationReason.TOO_MANY_BAD_INPUTS
-            message = (
-                f"{counts['quarantined']} of {counts['inputs']} inputs are quarantined; max_bad "
-                f"{config.max_bad} allows {allowed}. The table is complete"
-            )
-        self._end_attempt(number, reason, message)
-        return reason, message
-
-    def _manifest(self, module: Any, config: Any) -> pa.Table:
-        """The frozen list of inputs: made once, read again by every later attempt."""
-        import pyarrow.parquet as pq
-
-        path = self.run_dir.path / "manifest.parquet"
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            pq.write_table(module.manifest(config), temporary)
-            temporary.replace(path)
-        return pq.read_table(path)
-
     # -- attempts, signals, status --------------------------------------------------------------
 
-    def _begin_attempt(self, workers: int) -> int:
+    def begin_attempt(self, workers: int) -> int:
         number = self.run_dir.status().attempts + 1
         self.run_dir.attempt = number
         self.run_dir.attempt_dir(number)
@@ -353,7 +269,7 @@ class _Driver:
         self._set(RunStatus.RUNNING, None, None, attempts=number)
         return number
 
-    def _end_attempt(self, number: int, reason: TerminationReason, message: str) -> None:
+    def end_attempt(self, number: int, reason: TerminationReason, message: str) -> None:
         steps = [e["step"] for _, e in self.run_dir.events() if e["kind"] == "metrics"]
         self.run_dir.append_event(
             "attempt_end",
@@ -400,21 +316,21 @@ class _Driver:
     def _watch(self) -> bool:
         """Called while workers run; False when they had their time to stop and did not."""
         self._pump()
-        if self._stop_wanted():
+        if self.stop_wanted():
             self._stop_seen = self._stop_seen or time.monotonic()
             self._abandoned = time.monotonic() - self._stop_seen > STOP_GRACE_S
         return not self._abandoned
 
-    def _stop_wanted(self) -> bool:
+    def stop_wanted(self) -> bool:
         return bool(self.interrupts) or self.run_dir.stop_requested()
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._stop_wanted():
+        while time.monotonic() < end and not self.stop_wanted():
             time.sleep(0.1)
 
     @contextmanager
-    def _cluster(self) -> Iterator[Mapping[str, float]]:
+    def cluster(self) -> Iterator[Mapping[str, float]]:
         """Ray, big enough for the run; from here on signals are ours, not Ray's."""
         from orchestrator.engine import cluster
 
@@ -426,13 +342,13 @@ class _Driver:
         batch = self.plan.engine == "batch"
         with (
             cluster.connect(self.plan.address, cpus, batch=batch) as total,
-            self._signals(),
+            self.signals(),
         ):
             cluster.check_resources(total, workers, cpus)
             yield total
 
     @contextmanager
-    def _signals(self) -> Iterator[Mapping[str, float]]:
+    def signals(self) -> Iterator[Mapping[str, float]]:
         """Ctrl-C and SIGTERM ask for a stop; a second one does not wait for the workers."""
 
         def ask(number: int, frame: object) -> None:
@@ -464,32 +380,3 @@ class _Driver:
                 self.console.warn(event["text"])
             elif event["kind"] == "checkpoint_skipped":
                 self.console.warn(f"checkpoint {event['path']} is passed over: {event['why']}")
-
-
-def _parts_on_ray(
-    plan: RunPlan, manifest: pa.Table, parts: Parts, total: Mapping[str, float]
-) -> Iterator[tuple[int, int]]:
-    from orchestrator.engine import batch
-
-    return batch.run_parts(plan, manifest, parts, total)
-
-
-def _parts_here(
-    module: Any, config: Any, manifest: pa.Table, parts: Parts
-) -> Iterator[tuple[int, int]]:
-    """The missing parts one by one in this process: (rows, bad rows) of each."""
-    classifier = module.Classifier(config)
-    for index in parts.missing():
-        ids = parts.ids(index)
-        rows = manifest.slice(ids.start, len(ids)).to_pydict()
-        table = classifier(module.read(rows, config))
-        write_part(parts.path(index), table, ids)
-        yield len(ids), sum(status != "ok" for status in table["status"].to_pylist())
-
-
-def _root_cause(error: BaseException) -> str:
-    """The job's own words out of the layers an engine wraps around an exception."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = inner
-    line = (str(error).strip().splitlines() or [""])[-1]
-    return f"{type(error).__name__}: {line}"
