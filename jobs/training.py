@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ class Step(NamedTuple):
     epoch: int
     step: int
     shard: int
+    turn: str = ""
 
 
 class Task:
@@ -51,7 +52,10 @@ class Task:
         model: the module; the same on all ranks and in all attempts, drawn from the run's seed.
         dataset: the samples to train on. What is random in a sample has to come from
             `tensorlib.utils.data.current_generator()`, or from tensorlib's generator within `loss`.
-        names: what is logged as `train/NAME`, the mean over samples; the loss comes first.
+        names: what is logged as `train/NAME`, the mean over samples; the loss of each turn comes
+            first.
+        turns: what is trained one after the other on each batch (the two networks of a GAN), each
+            with gradients and a step of its own. The optimizer leaves alone what got no gradient.
         facts: of the data, for the report.
         saved: what a user of the model needs beside the weights, under its key of a checkpoint.
         collate: samples to a batch; None is torch's default.
@@ -60,6 +64,7 @@ class Task:
     model: nn.Module
     dataset: SizedDataset
     names: Sequence[str] = ("loss",)
+    turns: Sequence[str] = ("",)
     facts: Mapping[str, Any]
     saved: Mapping[str, Any] = {}
     collate: Callable[[Any], Any] | None = None
@@ -67,7 +72,8 @@ class Task:
     def loss(self, model: Model, batch: Any, where: Step) -> tuple[Tensor, Sequence[float]]:
         """Forward of one shard, whose samples `batch` holds.
 
-        Returns the loss summed over the samples, and sums for the other `names`.
+        Returns the loss of `where.turn`, summed over the samples, and sums for those `names` that
+        are no turn's loss.
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss(model, batch, where)")
 
@@ -220,40 +226,53 @@ class Training:
         return True
 
     def train_step(self, batch: Any, count: int) -> bool:
-        """One optimizer step on this rank's shards of a global batch of `count` samples.
+        """One step of each turn on this rank's shards of a global batch of `count` samples.
 
         Returns whether a rank was asked to stop, the same on all of them. Raises
         FloatingPointError, before weights are changed, where the loss is not finite.
         """
-        progress = self.progress
-        self.optimizer.zero_grad()
-        rows = []
-        for shard in self.model.step(count, progress.step):
-            total, others = self.forward(batch, shard)
-            self.scaler.scale(total / count).backward()
-            rows.append([total.item(), *others, 0.0])
-        if self.ctx.should_stop and rows:
-            rows[0][-1] = 1.0
-        table = np.array(rows, np.float64).reshape(-1, len(self.task.names) + 1)
-        *sums, stop = self.model.sum_over_shards(table).tolist()
-        if not math.isfinite(sums[0]):
-            raise self.not_finite(batch, count)
-        values = {
-            f"train/{name}": value / count
-            for name, value in zip(self.task.names, sums, strict=True)
-        }
-        values["lr"] = self.optimizer.param_groups[0]["lr"]
-        values.update(self.update())
+        progress, names = self.progress, self.task.names
+        values = {"lr": self.optimizer.param_groups[0]["lr"]}
+        table = np.zeros(len(names) + 1)
+        for turn in range(len(self.task.turns)):
+            table += self.gradients(batch, count, turn)
+            values |= self.update(turn)
+        *sums, stop = table.tolist()
+        values |= {f"train/{n}": value / count for n, value in zip(names, sums, strict=True)}
         progress.step += 1
         progress.samples += count
         progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
         self.ctx.metrics.log(values, step=progress.step, epoch=progress.epoch)
         return bool(stop)
 
-    def forward(self, batch: Any, shard: Shard) -> tuple[Tensor, Sequence[float]]:
+    def gradients(self, batch: Any, count: int, turn: int) -> NDArray[np.float64]:
+        """Forward and backward of a turn; sums over the batch for `names`, and stops asked for."""
+        self.optimizer.zero_grad()
+        losses = [0.0] * len(self.task.turns)
+        rows = []
+        for shard in self.shards_of(count, turn):
+            total, others = self.forward(batch, shard, turn)
+            self.scaler.scale(total / count).backward()
+            losses[turn] = total.item()
+            rows.append([*losses, *others, 0.0])
+        if self.ctx.should_stop and rows:
+            rows[0][-1] = 1.0
+        table = np.array(rows, np.float64).reshape(-1, len(self.task.names) + 1)
+        sums = self.model.sum_over_shards(table)
+        if not math.isfinite(sums[turn]):
+            raise self.not_finite(batch, count, turn)
+        return sums
+
+    def shards_of(self, count: int, turn: int) -> Iterator[Shard]:
+        """This rank's shards; each turn of a step has random numbers of its own."""
+        return self.model.step(count, self.progress.step * len(self.task.turns) + turn)
+
+    def forward(self, batch: Any, shard: Shard, turn: int) -> tuple[Tensor, Sequence[float]]:
         """The task's loss of one shard, in the precision asked for."""
         progress = self.progress
-        where = Step(self.ctx.seed, progress.epoch, progress.step, shard.index)
+        where = Step(
+            *(self.ctx.seed, progress.epoch, progress.step, shard.index), self.task.turns[turn]
+        )
         own = [part[shard.local] for part in batch]
         try:
             if self._dtype is None:
@@ -268,36 +287,39 @@ class Training:
                 f"a larger batch_size; it is cut into {self.model.shards} shards"
             ) from error
 
-    def update(self) -> dict[str, float]:
+    def update(self, turn: int) -> dict[str, float]:
         """Clip, change the weights, and what follows them; what is to be logged of it."""
         scaler, values = self.scaler, {}
+        name = self.task.turns[turn]
+        suffix = f"/{name}" if name else ""
         if self.config.clip_norm is not None:
             scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-            values["grad_norm"] = norm.item()
+            values[f"grad_norm{suffix}"] = norm.item()
         if not scaler.is_enabled():
             self.optimizer.step()
         else:
-            values["loss_scale"] = scale = scaler.get_scale()
+            values[f"loss_scale{suffix}"] = scale = scaler.get_scale()
             scaler.step(self.optimizer)
             scaler.update()
             if scaler.get_scale() < scale:
                 return values  # gradients overflowed: the step was left out
-        self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.task.model)
+        if turn == len(self.task.turns) - 1:
+            self.scheduler.step()
+            if self.ema is not None:
+                self.ema.update_parameters(self.task.model)
         return values
 
-    def not_finite(self, batch: Any, count: int) -> FloatingPointError:
+    def not_finite(self, batch: Any, count: int, turn: int) -> FloatingPointError:
         """Run the step's forward again to find where the first value came from that is not finite.
 
         All ranks call it, for the shards of a step are computed by all of them.
         """
         found: list[str] = []
-        for shard in self.model.step(count, self.progress.step):
+        for shard in self.shards_of(count, turn):
             own = [part[shard.local] for part in batch]
             with diagnosis.watching(self.task.model, own) as seen:
-                total, _ = self.forward(batch, shard)
+                total, _ = self.forward(batch, shard, turn)
             if not math.isfinite(total.item()):
                 found.append(f"{seen.first or 'the loss itself'} (shard {shard.index})")
             total.backward()
