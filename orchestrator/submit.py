@@ -12,18 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from orchestrator import batch, policy, report
+from orchestrator import batch, policy, report, supervise
 from orchestrator.context import JobContext
 from orchestrator.errors import BackendUnavailable, OrchestratorError, UsageError
 from orchestrator.files import DISK_WAIT_S, is_full
+from orchestrator.heartbeat import Beat
 from orchestrator.plan import RunPlan, find_job
 from orchestrator.run import Run, RunStatus, TerminationReason
 from orchestrator.store import RunDir
 from orchestrator.tracking.mlflow import Mirror
 from orchestrator.worker import run_job
 
-# How long workers may take to save their state after a stop was asked for.
-STOP_GRACE_S = 20.0
+# How long workers may take to come to the end of their step after a stop was asked for, how long
+# they may then write a checkpoint, and how long the tracker may take after that.
+STOP_GRACE_S = 6.0
+SAVE_GRACE_S = 60.0
+STOPPED_TRACKER_S = 3.0
 # How long a run waits for the nodes it needs, and how often it says so.
 NODE_WAIT_S = 1800.0
 WAITING_EVERY_S = 10.0
@@ -35,6 +39,7 @@ class Talk(Protocol):
     def say(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
     def progress(self, phase: str, done: float, total: float, unit: str, **info: Any) -> None: ...
+    def close(self) -> None: ...
 
 
 def execute(plan: RunPlan, *, console: Talk) -> Run:
@@ -43,9 +48,11 @@ def execute(plan: RunPlan, *, console: Talk) -> Run:
     Raises UsageError before anything is written where inputs, outputs or resources are wrong;
     afterwards the run's own status tells what happened.
     """
-    run_dir = _create(plan)
-    with run_dir.lock():
-        return _Driver(plan, run_dir, console).drive()
+    preflight(plan)
+    with supervise.interrupts() as signals:
+        run_dir = _create(plan)
+        with run_dir.lock():
+            return _Driver(plan, run_dir, console).supervised(signals)
 
 
 def resume(home: str | os.PathLike[str], run_id: str, *, console: Talk) -> Run:
@@ -57,10 +64,10 @@ def resume(home: str | os.PathLike[str], run_id: str, *, console: Talk) -> Run:
             f"{run_id}: has succeeded already; expected a failed, stopped or interrupted run. "
             f"Hint: orchestrator report {run_id}"
         )
-    with run_dir.lock():
-        preflight(plan)
+    preflight(plan)
+    with supervise.interrupts() as signals, run_dir.lock():
         run_dir.clear_stop()
-        return _Driver(plan, run_dir, console).drive()
+        return _Driver(plan, run_dir, console).supervised(signals)
 
 
 def submit_remote(plan: RunPlan, address: str) -> Run:
@@ -97,14 +104,17 @@ def preflight(plan: RunPlan) -> None:
 
 def run_here(plan: RunPlan, *, console: Talk) -> Run:
     """The same job with one worker in this process, without Ray: `python -m jobs.X spec.yaml`."""
+    preflight(plan)
     run_dir = _create(plan)
     with run_dir.lock():
-        return _Driver(plan, run_dir, console).drive(in_process=True)
+        driver = _Driver(plan, run_dir, console)
+        driver.begin()
+        driver.drive(in_process=True)
+        return Run(run_dir)
 
 
 def _create(plan: RunPlan) -> RunDir:
-    """Check the job's inputs and outputs, then make the run directory: all of it or nothing."""
-    preflight(plan)
+    """Check the outputs and make the run directory: both or neither."""
     if plan.engine != "batch":
         return RunDir.create(plan)
     return batch.create(plan)
@@ -121,12 +131,56 @@ class _Driver:
         self._offset = 0
         self._stop_seen: float | None = None
         self._abandoned = False
+        self._at_once = threading.Event()
 
-    def drive(self, in_process: bool = False) -> Run:
-        plan, run_dir = self.plan, self.run_dir
+    def supervised(self, signals: list[int]) -> Run:
+        """Drive the run in a child process; `signals` collects those that ask for a stop."""
+        self.begin()
+        resources = self.plan.spec.resources
+        where = f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray"
+        upto = f" to {resources.max_workers}" if resources.elastic else ""
+        self.console.say(f"starting {resources.min_workers}{upto} workers on {where}")
+
+        def work(at_once: threading.Event) -> None:
+            self._at_once = at_once
+            try:
+                self.drive()
+            finally:
+                self.console.close()
+
+        fate = supervise.supervise(work, self.run_dir, signals, self.console.say)
+        if fate.error is not None:
+            raise fate.error
+        if fate.code:
+            self._settle(fate.code, bool(signals))
+        return Run(self.run_dir)
+
+    def _settle(self, code: int, stopped: bool) -> None:
+        """The last word on a run whose process ended without one."""
+        status = self.run_dir.status()
+        if not status.terminal:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            reason, message = TerminationReason.STOP_REQUESTED, "stopped without waiting"
+            if not stopped:
+                reason, message = TerminationReason.DRIVER_LOST, f"the driver ended with {how}"
+            self.run_dir.attempt = status.attempts
+            if any(a.ended is None for a in self.run_dir.attempts()[-1:]):
+                self.end_attempt(status.attempts, reason, message)
+            self._set(reason.status, reason, message, ended_at=time.time())
+        self.console.warn(
+            f"tracking: MLflow was not told of the end. Hint: orchestrator sync {self.plan.run_id}"
+        )
+        report.build(self.run_dir)
+
+    def begin(self) -> None:
+        """Note that the run is being started."""
+        run_dir = self.run_dir
         run_dir.attempt = run_dir.status().attempts
         self._offset = max((offset for offset, _ in run_dir.events()), default=0)
         self._set(RunStatus.PENDING, None, None, started_at=time.time(), ended_at=None)
+
+    def drive(self, in_process: bool = False) -> None:
+        plan, run_dir = self.plan, self.run_dir
         mirror = Mirror(plan, run_dir, self.console.warn)
         mirror.start()
         reason, message = TerminationReason.BACKEND_UNAVAILABLE, "did not start"
@@ -150,7 +204,6 @@ class _Driver:
                 raise
             reason, message = TerminationReason.DISK_FULL, str(error)
         self._end(mirror, reason, message)
-        return Run(run_dir)
 
     # -- training -------------------------------------------------------------------------------
 
@@ -297,7 +350,8 @@ class _Driver:
         status = reason.status
         try:
             self._set(status, reason, message or None, ended_at=time.time())
-            pending = mirror.finish(status)
+            limit_s = STOPPED_TRACKER_S if status is RunStatus.STOPPED else None
+            pending = mirror.finish(status, limit_s)
             if pending:
                 self.console.warn(
                     f"tracking: {pending} metric points are not in MLflow yet; they are in "
@@ -313,12 +367,19 @@ class _Driver:
                 f"orchestrator resume {self.plan.run_id}"
             )
 
-    def _watch(self) -> bool:
-        """Called while workers run; False when they had their time to stop and did not."""
+    def _watch(self, beats: Mapping[int, Beat]) -> bool:
+        """Called while workers run; False when they are not to be waited for after a stop: they
+        have nothing to save yet, had their time, or somebody insists.
+        """
         self._pump()
         if self.stop_wanted():
-            self._stop_seen = self._stop_seen or time.monotonic()
-            self._abandoned = time.monotonic() - self._stop_seen > STOP_GRACE_S
+            now = time.monotonic()
+            self._stop_seen = self._stop_seen or now
+            saving = any(beat.phase == "checkpoint" for beat in beats.values())
+            grace_s = STOP_GRACE_S + (SAVE_GRACE_S if saving else 0.0)
+            idle = all(beat.step is None for beat in beats.values())
+            late = now - self._stop_seen > grace_s
+            self._abandoned = idle or late or self._at_once.is_set()
         return not self._abandoned
 
     def stop_wanted(self) -> bool:
@@ -336,9 +397,6 @@ class _Driver:
 
         resources = self.plan.spec.resources
         workers, cpus = resources.min_workers, resources.cpus_per_worker
-        where = f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray"
-        upto = f" to {resources.max_workers}" if resources.elastic else ""
-        self.console.say(f"starting {workers}{upto} workers on {where}")
         batch = self.plan.engine == "batch"
         with (
             cluster.connect(self.plan.address, cpus, batch=batch) as total,

@@ -23,7 +23,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.errors import BackendUnavailable
-from orchestrator.heartbeat import Hang, HangDetector, kill_here, read_beats, write_stacks
+from orchestrator.heartbeat import Beat, Hang, HangDetector, kill_here, read_beats, write_stacks
 from orchestrator.plan import RunPlan
 from orchestrator.policy import Failure
 from orchestrator.store import RunDir
@@ -102,15 +102,15 @@ def run_attempt(
     attempt: int,
     workers: int,
     *,
-    watch: Callable[[], bool],
+    watch: Callable[[Mapping[int, Beat]], bool],
     token: str,
 ) -> Failure | None:
     """Train once with `workers` on the connected cluster; None when all workers returned.
 
-    `watch` is called about five times a second in this thread; where it returns False the attempt
-    is abandoned (its workers are killed) and None is returned as well: the caller knows why. A rank
-    that is silent for `retry.hang_timeout_s` ends the attempt; the stacks of all ranks are in the
-    attempt's directory then.
+    `watch` is called about five times a second in this thread with the last notes of the ranks;
+    where it returns False the attempt is abandoned (its workers are killed) and None is returned as
+    well: the caller knows why. A rank that is silent for `retry.hang_timeout_s` ends the attempt; the
+    stacks of all ranks are in the attempt's directory then.
     """
     resources = plan.spec.resources
     trainer = DataParallelTrainer(
@@ -147,9 +147,10 @@ def run_attempt(
     directory = run_dir.attempt_dir(attempt)
     detector = HangDetector(plan.spec.retry.hang_timeout_s)
     while thread.is_alive():
-        if not watch():
+        beats = read_beats(directory)
+        if not watch(beats):
             return None
-        hang = detector.look(read_beats(directory))
+        hang = detector.look(beats)
         if hang is not None:
             return _end_hang(hang, directory, attempt, thread)
         thread.join(0.2)

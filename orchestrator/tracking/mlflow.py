@@ -55,13 +55,15 @@ class Mirror:
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self, status: RunStatus) -> int:
-        """Send what is left and end the MLflow run. Returns the number of points not sent."""
+    def finish(self, status: RunStatus, limit_s: float | None = None) -> int:
+        """Send what is left and end the MLflow run, in at most `limit_s`; without one, however
+        long an answer may take. Returns the number of points not sent.
+        """
         # A tracker that never answered gets one more chance; one that did may be restarting.
-        limit_s = UNSEEN_LIMIT_S if self._told and self._client is None else FINISH_LIMIT_S
-        self._finish = (status, time.monotonic() + limit_s)
+        patience_s = UNSEEN_LIMIT_S if self._told and self._client is None else FINISH_LIMIT_S
+        self._finish = (status, time.monotonic() + (limit_s or patience_s))
         self._wake.set()
-        self._thread.join(limit_s + REQUEST_LIMIT_S)
+        self._thread.join(limit_s or patience_s + REQUEST_LIMIT_S)
         return self._spool.pending()
 
     def _loop(self) -> None:

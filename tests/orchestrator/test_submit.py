@@ -24,6 +24,7 @@ class Said:
         self.warnings.append(text)
 
     def progress(self, *_: Any, **__: Any) -> None: ...
+    def close(self) -> None: ...
 
 
 @pytest.fixture
