@@ -4,31 +4,30 @@
                            state.json            its structure, scalars and strings
                            manifest.json         step, metrics, size and sha256 of the other two
 
+Behind a URI nothing can be renamed: there the manifest is written last, and names the other two.
+
 A state is nested dicts, lists and tuples of numbers, strings, bytes, None and anything NumPy can
 read (`__array__`). Arrays keep dtype and shape, 0-dim ones included; dict keys keep their type.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from orchestrator import tree
 from orchestrator.errors import CheckpointError
-from orchestrator.files import fsync_directory
+from orchestrator.places import MANIFEST, path_of, place_of
+from orchestrator.remote import AnyPath, RemoteError, RemotePath
 from orchestrator.tree import weights_sha256
 
 __all__ = [
@@ -45,16 +44,19 @@ __all__ = [
 ]
 
 FORMAT = 1
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-_ABANDONED_S = 60.0
+TENSORS, STATE = "tensors.safetensors", "state.json"
 _CHUNK_BYTES = 1 << 24
+
+_DTYPES = {code: name for name, code in tree.SAFETENSORS.items()}
+
+Where = str | os.PathLike[str] | RemotePath  # a path, or a place behind a URI
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A verified checkpoint and its state (arrays are NumPy's)."""
 
-    path: Path
+    path: AnyPath
     step: int
     epoch: int | None
     metrics: dict[str, float]
@@ -90,14 +92,14 @@ def _copy(array: np.ndarray[Any, Any], buffer: np.ndarray[Any, Any] | None) -> n
 
 
 def write(
-    directory: str | os.PathLike[str],
+    directory: Where,
     state: Any,
     *,
     step: int,
     epoch: int | None = None,
     metrics: dict[str, float] | None = None,
     attempt: int = 0,
-) -> Path:
+) -> AnyPath:
     """Write `state` as `directory/<step:08d>` and give that path.
 
     Afterwards the checkpoint is complete and durable; killed at any moment before, what was there
@@ -113,27 +115,24 @@ def write(
 
 
 def write_snapshot(
-    directory: str | os.PathLike[str],
+    directory: Where,
     snapshot: Snapshot,
     *,
     step: int,
     epoch: int | None = None,
     metrics: dict[str, float] | None = None,
     attempt: int = 0,
-) -> Path:
+) -> AnyPath:
     """`write` of a state that was taken apart already."""
     arrays = snapshot.arrays
     digest = weights_sha256(tree.decode(snapshot.structure, arrays))
-    directory = Path(directory)
-    final = directory / f"{step:08d}"
+    place, final = place_of(directory), path_of(directory) / f"{step:08d}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        clean(directory)
-        with _Temporary(directory, f"{step:08d}", attempt) as temporary:
+        with place.writing(step, attempt) as write_file:
             structure = {"format": FORMAT, "state": snapshot.structure}
             files = {
-                TENSORS: _write_tensors(temporary / TENSORS, arrays),
-                STATE: _write_json(temporary / STATE, structure),
+                TENSORS: write_file(TENSORS, _tensors(arrays)),
+                STATE: write_file(STATE, _json(structure)),
             }
             manifest = {
                 "format": FORMAT,
@@ -146,42 +145,36 @@ def write_snapshot(
                 "files": files,
             }
             manifest["seal"] = _seal(manifest)
-            _write_json(temporary / MANIFEST, manifest)
-            fsync_directory(temporary)
-            _move_into_place(temporary, final)
-            fsync_directory(directory)
+            write_file(MANIFEST, _json(manifest))
     except OSError as error:
         need = sum(array.nbytes for array in arrays.values())
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         cure = "free some space" if full else "make the directory writable"
+        if isinstance(error, RemoteError):
+            cure = "see that the storage answers and may be written"
         raise CheckpointError(
             f"{final}: cannot be written: {error.strerror or error}; the state has {need} bytes, "
-            f"the disk {_free_bytes(directory)} free. Hint: {cure}; earlier checkpoints are "
-            "untouched and `orchestrator resume` continues from them."
+            f"{place.room()}. Hint: {cure}; earlier checkpoints are untouched and `orchestrator "
+            "resume` continues from them."
         ) from error
     return final
 
 
-def load(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
+def load(path: Where, *, verify: bool = True) -> Checkpoint:
     """Read a checkpoint; CheckpointError names the file and what is wrong with it."""
-    path = Path(path)
+    path = path_of(path)
     manifest = read_manifest(path)
     _check_sizes(path, manifest)
-    if verify:
-        for name, facts in manifest["files"].items():
-            actual = _file_sha256(path / name)
-            if actual != facts["sha256"]:
-                raise CheckpointError(
-                    f"{path / name}: is damaged: sha256 is {actual[:12]}..., expected "
-                    f"{facts['sha256'][:12]}..."
-                )
-    from safetensors.numpy import load_file
-
+    facts = manifest["files"]
     try:
-        arrays: dict[str, np.ndarray[Any, Any]] = load_file(path / TENSORS)
-        structure = json.loads((path / STATE).read_bytes())["state"]
+        with _Reader(path, TENSORS, facts, verify) as reader:
+            arrays = _read_tensors(reader)
+        with _Reader(path, STATE, facts, verify) as reader:
+            structure = json.loads(reader.read(facts[STATE]["bytes"]))["state"]
         state = tree.decode(structure, arrays)
-    except Exception as error:  # safetensors raises its own types
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a file that was never ours makes of it
         raise CheckpointError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
     return Checkpoint(
         path=path,
@@ -194,10 +187,10 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
 
 
 def latest(
-    directory: str | os.PathLike[str], on_skip: Callable[[Path, str], None] | None = None
+    directory: Where, on_skip: Callable[[AnyPath, str], None] | None = None
 ) -> Checkpoint | None:
     """The newest checkpoint that verifies, or None. `on_skip(path, why)` hears of damaged ones."""
-    for path in _steps(Path(directory)):
+    for path in _steps(directory):
         try:
             return load(path)
         except CheckpointError as error:
@@ -206,13 +199,11 @@ def latest(
     return None
 
 
-def best(
-    directory: str | os.PathLike[str], metric: tuple[str, Literal["max", "min"]] | None
-) -> Checkpoint | None:
+def best(directory: Where, metric: tuple[str, Literal["max", "min"]] | None) -> Checkpoint | None:
     """The checkpoint with the best value of `metric` that verifies, else the newest, or None."""
     if metric is not None:
-        values: dict[Path, float] = {}
-        for path in _steps(Path(directory)):
+        values: dict[AnyPath, float] = {}
+        for path in _steps(directory):
             try:
                 value = read_manifest(path)["metrics"].get(metric[0])
             except CheckpointError:
@@ -228,20 +219,21 @@ def best(
     return latest(directory)
 
 
-def _best_of(values: dict[Path, float], mode: Literal["max", "min"]) -> Path:
+def _best_of(values: dict[AnyPath, float], mode: Literal["max", "min"]) -> AnyPath:
     """The path of the best value; of equal ones the newest."""
     sign = 1.0 if mode == "max" else -1.0
-    return max(values, key=lambda path: (sign * values[path], path.name))
+    best: AnyPath = max(values, key=lambda path: (sign * values[path], path.name))
+    return best
 
 
 def prune(
-    directory: str | os.PathLike[str],
+    directory: Where,
     *,
     keep: int,
     keep_every: int | None = None,
     best: tuple[str, Literal["max", "min"]] | None = None,
-    trusted: Path | None = None,
-) -> list[Path]:
+    trusted: AnyPath | None = None,
+) -> list[AnyPath]:
     """Remove all but the `keep` newest checkpoints, those of every `keep_every`-th step and the
     best one; gives what was removed.
 
@@ -250,13 +242,15 @@ def prune(
     """
     if keep < 1:
         raise ValueError(f"prune: keep is {keep}; expected 1 or more.")
-    directory = Path(directory)
-    if len(_steps(directory)) <= keep:
+    found = place_of(directory).steps()
+    if trusted is not None and trusted not in found:  # a listing may lag behind
+        found = [trusted, *found]
+    if len(found) <= keep:
         return []
-    whole: list[Path] = []
-    values: dict[Path, float] = {}
+    whole: list[AnyPath] = []
+    values: dict[AnyPath, float] = {}
     known_good = False
-    for path in _steps(directory):
+    for path in found:
         try:
             manifest = read_manifest(path)
             _check_sizes(path, manifest)
@@ -276,16 +270,13 @@ def prune(
         kept.update(path for path in whole if int(path.name) % keep_every == 0)
     if best and values:
         kept.add(_best_of(values, best[1]))
-    removed = [path for path in _steps(directory) if path not in kept]
+    removed = [path for path in found if path not in kept]
     for path in removed:
-        # Renamed first, so that a checkpoint half removed is never seen as one.
-        doomed = directory / f".tmp-{path.name}-{os.getpid()}-removed-{time.time_ns()}"
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        place_of(directory).remove(path)
     return removed
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: AnyPath) -> dict[str, Any]:
     """The manifest of a checkpoint; CheckpointError when it is missing or not one."""
     file = path / MANIFEST
     try:
@@ -306,6 +297,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             and isinstance(manifest["weights_sha256"], str)
             and set(manifest["files"]) == {TENSORS, STATE}
             and all({"bytes", "sha256"} <= set(facts) for facts in manifest["files"].values())
+            and not any("/" in facts.get("object", "") for facts in manifest["files"].values())
             and manifest["step"] == int(path.name)
         )
     except (KeyError, TypeError, ValueError):
@@ -323,21 +315,19 @@ def _seal(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def clean(directory: Path) -> list[Path]:
-    """Remove temporary directories whose writer is dead; gives what was removed."""
-    removed = []
-    for path in directory.glob(".tmp-*"):
-        if _is_abandoned(path):
-            shutil.rmtree(path, ignore_errors=True)
-            removed.append(path)
-    return removed
-
-
 # Files
 
 
-def _write_tensors(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """Write the safetensors format straight from the arrays' memory, hashing on the way.
+def _steps(directory: Where) -> list[AnyPath]:
+    """Checkpoints, newest first; CheckpointError where a store does not list them."""
+    try:
+        return place_of(directory).steps()
+    except RemoteError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _tensors(arrays: dict[str, np.ndarray[Any, Any]]) -> list[bytes | memoryview]:
+    """The safetensors format straight from the arrays' memory.
 
     `safetensors.numpy.save_file` holds a second copy of everything and neither hashes nor syncs.
     """
@@ -354,121 +344,97 @@ def _write_tensors(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    chunks = [len(text).to_bytes(8, "little") + text]
-    return _write_file(path, (*chunks, *(tree.bytes_of(array) for _, array in ordered)))
+    head = len(text).to_bytes(8, "little") + text
+    return [head, *(tree.bytes_of(array) for _, array in ordered)]
 
 
-def _write_json(path: Path, value: Any) -> dict[str, Any]:
-    return _write_file(path, (json.dumps(value, indent=1).encode() + b"\n",))
+def _read_tensors(reader: _Reader) -> dict[str, np.ndarray[Any, Any]]:
+    """What `_tensors` made; `safetensors.numpy.load_file` neither reads a stream nor hashes."""
+    length = int.from_bytes(reader.read(8), "little")
+    header = json.loads(reader.read(length))
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    position = 0
+    for name, facts in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        start, end = facts["data_offsets"]
+        dtype = np.dtype(_DTYPES[facts["dtype"]])
+        if start != position or end - start != math.prod(facts["shape"]) * dtype.itemsize:
+            raise ValueError(f"{name} is said to have bytes {start} to {end}")
+        arrays[name] = np.empty(facts["shape"], dtype)
+        reader.fill(tree.bytes_of(arrays[name]))
+        position = end
+    return arrays
 
 
-def _write_file(path: Path, parts: tuple[bytes | memoryview, ...]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("wb") as file:
-        for part in parts:
-            digest.update(part)
-            file.write(part)
-            size += len(part)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"bytes": size, "sha256": digest.hexdigest()}
+def _json(value: Any) -> list[bytes | memoryview]:
+    return [json.dumps(value, indent=1).encode() + b"\n"]
 
 
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _at(path: AnyPath, name: str, facts: dict[str, Any]) -> AnyPath:
+    """Where a file of a checkpoint is."""
+    return path / str(facts.get("object", name))
 
 
-def _check_sizes(path: Path, manifest: dict[str, Any]) -> None:
+class _Reader:
+    """A file of a checkpoint, read once from its beginning to its end and hashed on the way.
+
+    Leaving the block raises CheckpointError where its sha256 is not that of the manifest.
+    """
+
+    def __init__(self, path: AnyPath, name: str, files: dict[str, Any], verify: bool) -> None:
+        self.path, self.facts, self.verify = _at(path, name, files[name]), files[name], verify
+        self.left: int = self.facts["bytes"]
+        self.digest = hashlib.sha256()
+
+    def __enter__(self) -> _Reader:
+        self.stream = self.path.open("rb")
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with self.stream:
+            if isinstance(error, OSError):
+                raise CheckpointError(f"{self.path}: cannot be read: {error}")
+            if not self.verify:
+                return
+            while self.left:  # a file that makes no sense is most likely a damaged one
+                self.read(min(self.left, _CHUNK_BYTES))
+            actual, expected = self.digest.hexdigest(), self.facts["sha256"]
+            if actual != expected:
+                raise CheckpointError(
+                    f"{self.path}: is damaged: sha256 is {actual[:12]}..., expected "
+                    f"{expected[:12]}..."
+                )
+
+    def read(self, size: int) -> bytes:
+        if size > self.left:
+            raise ValueError(f"{size} bytes are wanted and {self.left} left")
+        data = bytearray(size)
+        self.fill(memoryview(data))
+        return bytes(data)
+
+    def fill(self, target: memoryview) -> None:
+        """Read as many bytes as `target` has."""
+        while len(target):
+            chunk = target[:_CHUNK_BYTES]
+            got = self.stream.readinto(chunk)
+            if not got:
+                raise OSError(f"ends {self.left} bytes early")
+            if self.verify:
+                self.digest.update(chunk[:got])
+            self.left -= got
+            target = target[got:]
+
+
+def _check_sizes(path: AnyPath, manifest: dict[str, Any]) -> None:
     for name, facts in manifest["files"].items():
+        file = _at(path, name, facts)
         try:
-            actual = (path / name).stat().st_size
+            actual = file.stat().st_size
         except FileNotFoundError:
-            raise CheckpointError(f"{path / name}: is missing.") from None
+            raise CheckpointError(f"{file}: is missing.") from None
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from error
         if actual != facts["bytes"]:
             raise CheckpointError(
-                f"{path / name}: has {actual} bytes, expected {facts['bytes']}; "
+                f"{file}: has {actual} bytes, expected {facts['bytes']}; "
                 f"it is {'truncated' if actual < facts['bytes'] else 'not what was written'}."
             )
-
-
-class _Temporary:
-    """A directory beside the checkpoints, locked while its writer lives, gone after a failure."""
-
-    def __init__(self, directory: Path, name: str, attempt: int) -> None:
-        stem = f".tmp-{name}-{os.getpid()}-{attempt}-{time.time_ns()}"
-        self.path = directory / stem
-
-    def __enter__(self) -> Path:
-        self.path.mkdir()
-        self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
-        if self.path.exists():
-            shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _is_abandoned(path: Path) -> bool:
-    """No one holds its lock, and its writer is gone (a pid may have been given to another)."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        age_s = time.time() - os.fstat(descriptor).st_mtime
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    parts = path.name.split("-")
-    pid = int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else 0
-    return age_s > _ABANDONED_S or not (pid and os.path.exists(f"/proc/{pid}"))
-
-
-def _move_into_place(temporary: Path, final: Path) -> None:
-    """Rename; where a checkpoint of this step is there already, exchange the two in one step."""
-    if not final.exists():
-        temporary.rename(final)
-        return
-    exchange = 2  # RENAME_EXCHANGE
-    at_cwd = -100
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(temporary), os.fsencode(final)
-    if (
-        hasattr(libc, "renameat2")
-        and libc.renameat2(at_cwd, names[0], at_cwd, names[1], exchange) == 0
-    ):
-        return
-    # File systems without an exchange: a crash between the two renames loses this step only.
-    aside = temporary.with_name(f"{temporary.name}-old")
-    final.rename(aside)
-    temporary.rename(final)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _steps(directory: Path) -> list[Path]:
-    """Checkpoint directories, newest first."""
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return []
-    return [
-        directory / name
-        for name in sorted((n for n in names if n.isdigit()), key=int, reverse=True)
-        if (directory / name).is_dir()
-    ]
-
-
-def _free_bytes(directory: Path) -> int:
-    try:
-        return shutil.disk_usage(directory).free
-    except OSError:
-        return 0

@@ -25,6 +25,7 @@ from orchestrator.errors import NonFiniteLoss, OrchestratorError
 from orchestrator.files import DISK_WAIT_S
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.plan import RunPlan
+from orchestrator.remote import AnyPath
 from orchestrator.saver import Saver
 from orchestrator.store import RunDir
 
@@ -125,7 +126,7 @@ class Checkpoints:
         self.wait()
         return checkpoints.latest(self._run_dir.checkpoints_dir, self._skipped)
 
-    def _skipped(self, path: Path, why: str) -> None:
+    def _skipped(self, path: AnyPath, why: str) -> None:
         print(f"checkpoint skipped: {why}", file=sys.stderr, flush=True)  # noqa: T201  # rank's log
         if self._rank == 0:
             self._run_dir.append_event("checkpoint_skipped", path=str(path), why=why)
@@ -170,7 +171,7 @@ class Checkpoints:
         step: int,
         epoch: int | None = None,
         metrics: Mapping[str, Any] | None = None,
-    ) -> Path | None:
+    ) -> AnyPath | None:
         """Take a copy of `state` and write it in the background; None on ranks other than 0.
 
         The copy takes as much memory as the state. Gives the path it will have once it is whole;
@@ -194,12 +195,13 @@ class Checkpoints:
         """Return when everything saved is durable; raises CheckpointError where it is not."""
         self._saver.wait()
 
-    def _announce(self, path: Path) -> None:
+    def _announce(self, path: AnyPath) -> None:
         manifest = checkpoints.read_manifest(path)
+        shown = path.relative_to(self._run_dir.path) if isinstance(path, Path) else path
         self._run_dir.append_event(
             "checkpoint",
             step=manifest["step"],
-            path=str(path.relative_to(self._run_dir.path)),
+            path=str(shown),
             sha256=manifest["weights_sha256"],
         )
 

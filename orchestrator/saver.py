@@ -11,14 +11,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from orchestrator import checkpoint
 from orchestrator.checkpoint import Snapshot
+from orchestrator.errors import CheckpointError
 from orchestrator.files import wait_for_space
+from orchestrator.remote import AnyPath
 
 __all__ = ["Saver"]
 
@@ -41,13 +42,13 @@ class Saver:
 
     def __init__(
         self,
-        directory: Path,
+        directory: AnyPath,
         *,
         keep: int,
         keep_every: int | None = None,
         best: tuple[str, Literal["max", "min"]] | None = None,
         before: Callable[[], None] = lambda: None,
-        written: Callable[[Path], None] = lambda path: None,
+        written: Callable[[AnyPath], None] = lambda path: None,
         say: Callable[[str], None] = lambda text: None,
         give_up: Callable[[], bool] = lambda: False,
         waiting: Callable[[], None] = lambda: None,
@@ -70,7 +71,7 @@ class Saver:
         epoch: int | None = None,
         metrics: dict[str, float] | None = None,
         attempt: int = 0,
-    ) -> Path:
+    ) -> AnyPath:
         """Take a copy of `state` and write it in the background as `directory/<step:08d>`.
 
         Waits for the one that is being written, if any, and says so where that took over a second.
@@ -131,9 +132,9 @@ class Saver:
         self._written(path)
         self._prune(path)
 
-    def _prune(self, trusted: Path | None) -> None:
+    def _prune(self, trusted: AnyPath | None) -> None:
         """Remove what need not stay; where that fails the new checkpoint matters more."""
         try:
             checkpoint.prune(self.directory, **self._keeping, trusted=trusted)
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             self._say(f"{self.directory}: old checkpoints could not be removed: {error}")

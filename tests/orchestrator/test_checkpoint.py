@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
+import itertools
 import json
 import os
 import resource
@@ -14,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator import checkpoint
+from orchestrator import checkpoint, files, places
 from orchestrator.errors import CheckpointError
 
 
@@ -241,7 +245,7 @@ def test_a_hostile_manifest_is_not_followed(place):
 # Crashes
 
 CRASHES = """
-import builtins, io, json, os, signal, sys
+import builtins, io, json, os, shutil, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import numpy as np
@@ -287,7 +291,7 @@ for new in (2, 1):  # the next step, and the same step once more
     while killed:
         kill_at += 1
         for path in directory.glob("0*"):
-            checkpoint.shutil.rmtree(path)
+            shutil.rmtree(path)
         checkpoint.write(directory, state(1), step=1)
         pid = os.fork()
         if pid == 0:
@@ -375,10 +379,10 @@ def test_a_locked_temporary_is_a_living_writers_whatever_its_pid(place):
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        assert checkpoint.clean(place) == []
+        assert places.LocalPlace(place).clean() == []
     finally:
         os.close(descriptor)
-    assert checkpoint.clean(place) == [path]
+    assert places.LocalPlace(place).clean() == [path]
 
 
 def test_the_same_step_written_again_replaces_the_old(place):
@@ -390,8 +394,59 @@ def test_the_same_step_written_again_replaces_the_old(place):
 
 
 def test_a_file_system_without_exchange_replaces_too(place, monkeypatch):
-    monkeypatch.setattr(checkpoint.ctypes, "CDLL", lambda *args, **options: object())
+    monkeypatch.setattr(places.ctypes, "CDLL", lambda *args, **options: object())
     test_the_same_step_written_again_replaces_the_old(place)
+
+
+# Large files, which are written past the page cache
+
+
+SIZES = [0, 1, 4095, 4096, files._BUFFER_BYTES, 2 * files._BUFFER_BYTES + 5]
+
+
+@pytest.mark.parametrize("cut", ["one", "many"])
+@pytest.mark.parametrize(
+    "flag", ["direct", "refused at open", "refused at a write", "short writes"]
+)
+def test_a_large_file_is_what_was_given(tmp_path, monkeypatch, flag, cut):
+    monkeypatch.setattr(files, "DIRECT_FROM_BYTES", 0)
+    opened, wrote, flags = os.open, os.write, []
+
+    def open_(path, how, mode=0o777, **options):
+        if how & os.O_DIRECT and flag == "refused at open":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flags.append(how)
+        return opened(path, how, mode, **options)
+
+    def write_(descriptor, data):
+        direct = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
+        if direct and (flag == "refused at a write" or len(data) % 512):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return wrote(descriptor, data[: len(data) // 2 + 3] if flag == "short" else data)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "write", write_)
+    for size in SIZES:
+        data = np.random.default_rng(size).bytes(size)
+        at = [0, size] if cut == "one" else [0, size // 3, size // 3, size // 2, size]
+        parts = [memoryview(data)[a:b] for a, b in itertools.pairwise(at)]
+        facts = files.write_file(tmp_path / str(size), parts)
+        assert (tmp_path / str(size)).read_bytes() == data
+        assert facts == {"bytes": size, "sha256": hashlib.sha256(data).hexdigest()}
+    assert any(how & os.O_DIRECT for how in flags) == (flag != "refused at open")
+
+
+def test_other_errors_of_a_large_file_are_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "DIRECT_FROM_BYTES", 0)
+    with pytest.raises(FileNotFoundError):
+        files.write_file(tmp_path / "nowhere" / "file", [b"x"])
+
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_file(tmp_path / "file", [b"x" * files._BUFFER_BYTES])
 
 
 # Disk full

@@ -199,7 +199,7 @@ CHILD = """
 import sys, numpy as np
 from pathlib import Path
 from orchestrator import files, saver
-files.DISK_WAIT_S = 0
+files.DIRECT_FROM_BYTES, files._BUFFER_BYTES = int(sys.argv[4]), 4096
 saver.wait_for_space.__kwdefaults__["limit_s"] = 0.0
 s = saver.Saver(Path(sys.argv[1]), keep=1, say=lambda text: print(text, file=sys.stderr))
 for step in range(int(sys.argv[2]), int(sys.argv[3])):
@@ -222,13 +222,19 @@ def fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def child(
-    place: Path, first: int, end: int, fault: Path | None = None, **settings: str
+    place: Path,
+    first: int,
+    end: int,
+    fault: Path | None = None,
+    *,
+    direct_from_bytes: int = files.DIRECT_FROM_BYTES,
+    **settings: str,
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if fault is not None:
         environment |= {"LD_PRELOAD": str(fault), "DF_PATH": str(place), **settings}
     return subprocess.run(
-        [sys.executable, "-c", CHILD, str(place), str(first), str(end)],
+        [sys.executable, "-c", CHILD, str(place), str(first), str(end), str(direct_from_bytes)],
         capture_output=True,
         text=True,
         env=environment,
@@ -261,16 +267,16 @@ def test_a_failing_disk_leaves_the_old_checkpoint_and_the_next_run_goes_on(
 
 
 def test_killed_at_each_write_fsync_and_rename_of_the_thread(place, fault, tmp_path):
-    log = tmp_path / "log"
+    log, how = tmp_path / "log", {"direct_from_bytes": 0}  # small files: test_checkpoint.py
     assert child(place, 1, 2).returncode == 0
-    assert child(place, 2, 3, fault, DF_LOG=str(log)).returncode == 0
+    assert child(place, 2, 3, fault, DF_LOG=str(log), **how).returncode == 0
     points = len(log.read_text().splitlines())
     assert points >= 10  # writes, fsyncs, renames and unlinks of one checkpoint
     damaged: list[str] = []
     for at in range(1, points + 1):
         shutil.rmtree(place)
         assert child(place, 1, 2).returncode == 0
-        assert child(place, 2, 3, fault, DF_KILL_AT=f"any:{at}").returncode == -9
+        assert child(place, 2, 3, fault, DF_KILL_AT=f"any:{at}", **how).returncode == -9
         found = checkpoint.latest(place, lambda path, why: damaged.append(why))
         assert found is not None
         assert found.step in (1, 2)
