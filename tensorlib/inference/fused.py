@@ -33,8 +33,11 @@ def convolution(
     residual: Any = None,
     low: float | None = None,
     high: float | None = None,
+    around: Any = None,
 ) -> Any:
-    """A convolution, plus `residual`, limited to [low, high]."""
+    """A convolution, plus `residual`, limited to [low, high]; `around` is as `F.pad` takes it."""
+    if around is not None:
+        input = F.pad(input, around)
     apply = (F.conv1d, F.conv2d, F.conv3d)[input.array.ndim - 3]
     return finish(
         apply(input, weight, bias, stride, padding, dilation, groups), residual, low, high

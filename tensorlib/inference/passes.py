@@ -2,7 +2,7 @@
 
 `in place` to new values where nobody can tell; what does not depend on the input computed once;
 batch norm of running statistics into the weights before it; sums and limits into the convolution or
-product that makes their operand; what nobody uses dropped.
+product that makes their operand; zeros around images into its padding; what nobody uses dropped.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def optimise(graph: Graph) -> tuple[Graph, Report]:
     _drop_dead(graph)
     _fold_norms(graph, report)
     _general_forms(graph)
+    _absorb_pads(graph, report)
     _rows_of_attention(graph)
     _fuse_epilogues(graph, report)
     _drop_dead(graph)
@@ -329,6 +330,28 @@ def _general_forms(graph: Graph) -> None:
             _become(call, fused.product)
 
 
+def _absorb_pads(graph: Graph, report: Report) -> None:
+    """Zeros around images into the padding of the convolution that reads them."""
+    makers = graph.makers()
+    for call in graph.calls:
+        if call.name != "convolution" or call.arguments["padding"] == "same":
+            continue
+        before = makers.get(call.arguments["input"].index)
+        if before is None or before.name != "pad" or before.changed:
+            continue
+        sides, image = before.arguments["pad"], before.arguments["input"]
+        if (
+            type(sides) is Pack
+            and len(sides.items) == 4
+            and all(type(side) is int and side >= 0 for side in sides.items)
+            and before.arguments["mode"] == "constant"
+            and not before.arguments["value"]
+            and len(graph.values[image.index].shape) == 4
+        ):
+            call.arguments |= {"input": image, "around": sides}
+            report.counts["paddings fused"] += 1
+
+
 def _rows_of_attention(graph: Graph) -> None:
     """Attention [L, N, E] whose projection is transposed: in the order that is wanted."""
     users = graph.users()
@@ -365,6 +388,8 @@ def _two_dims(graph: Graph, template: Any) -> bool:
 def _become(call: Call, function: Callable[..., Any]) -> None:
     call.function, call.name = function, function.__name__
     call.arguments |= {"residual": None, "low": None, "high": None}
+    if function is fused.convolution:
+        call.arguments["around"] = None
     call.places, call.star, call.named = _positional(function), None, None
 
 

@@ -1,6 +1,7 @@
-"""torch's zip format: `reader` and `writer`, the restricted `unpickler`, and what they share.
+"""torch's zip format: `reader` and `writer`, the restricted `unpickler`, the older `legacy` format
+(read only), and what they share.
 
-The format is a zip of uncompressed members under one folder: `data.pkl` (a pickle in which each
+The zip format is a zip of uncompressed members under one folder: `data.pkl` (a pickle in which each
 storage is a persistent id), `data/<key>` (the bytes of each storage), `byteorder`, `version`.
 
 TensorlibError

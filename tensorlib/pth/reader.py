@@ -1,4 +1,4 @@
-"""Reads torch's zip format without running code of the file."""
+"""Reads torch's zip format, and the one before it, without running code of the file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from tensorlib.pth import DTYPES, STORAGES, UNTYPED, LoadError, UnsafePickleError, numpy_type
+from tensorlib.pth.legacy import MAGIC, Legacy
 from tensorlib.pth.unpickler import BadPickle, Call, RefusedPickle, unpickle
 
 if TYPE_CHECKING:
@@ -26,19 +27,29 @@ MapLocation = Any  # None | str | tensorlib.device | dict[str, str] | a function
 
 def read(file: IO[bytes], where: str, map_location: MapLocation) -> Any:
     """The object in the file; `where` begins every message."""
-    with _Archive(file, where) as archive:
-        storages = _Storages(archive, map_location)
-        try:
+    try:
+        with _opened(file, where) as archive:
+            if isinstance(archive, Legacy):
+                sizes = _Sizes(archive, None)
+                unpickle(archive.pickled, sizes.names(archive.pickled), sizes.storage)
+                archive.find({key: s.data.itemsize for (key, _), s in sizes.loaded.items()})
+            storages = _Storages(archive, map_location)
             pickled = archive.read("data.pkl")
             return unpickle(pickled, storages.names(pickled), storages.storage)
-        except RefusedPickle as error:
-            raise UnsafePickleError(
-                f"{where}: {error}; expected tensors, numbers, text and containers of these."
-                " Hint: save a state_dict() instead of whole objects; do not use files from"
-                " strangers."
-            ) from None
-        except BadPickle as error:
-            raise LoadError(f"{where}: {error}; expected a file written by torch.save.") from error
+    except RefusedPickle as error:
+        raise UnsafePickleError(
+            f"{where}: {error}; expected tensors, numbers, text and containers of these."
+            " Hint: save a state_dict() instead of whole objects; do not use files from"
+            " strangers."
+        ) from None
+    except BadPickle as error:
+        raise LoadError(f"{where}: {error}; expected a file written by torch.save.") from error
+
+
+def _opened(file: IO[bytes], where: str) -> _Archive | Legacy:
+    file.seek(0)
+    legacy = file.read(len(MAGIC)) == MAGIC
+    return Legacy(file, where) if legacy else _Archive(file, where)
 
 
 class _Archive:
@@ -140,11 +151,6 @@ def _fill(file: IO[bytes], data: np.ndarray) -> bool:
 
 def _foreign(head: bytes) -> str:
     """What a file that is no zip seems to be."""
-    if head.startswith(b"\x80\x02\x8a\nl\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"):
-        return (
-            "this is torch's legacy format (before 1.6); expected its zip format. Hint: with torch,"
-            " torch.save(torch.load(old, weights_only=True), new)."
-        )
     if len(head) > 8 and head[8:9] == b"{":
         return "this looks like a safetensors file. Hint: use load_safetensors."
     if head[:1] == b"\x80":
@@ -164,7 +170,7 @@ class _Storage:
 class _Storages:
     """The storages of one archive and the functions its pickle may call."""
 
-    def __init__(self, archive: _Archive, map_location: MapLocation) -> None:
+    def __init__(self, archive: _Archive | Legacy, map_location: MapLocation) -> None:
         self.archive, self.where, self.map_location = archive, archive.where, map_location
         self.loaded: dict[tuple[str, str], _Storage] = {}
         order = archive.read("byteorder") if "byteorder" in archive.members else b"little"
@@ -192,6 +198,8 @@ class _Storages:
         return names
 
     def storage(self, ident: Any) -> _Storage:
+        if isinstance(ident, tuple) and len(ident) == 6 and ident[5] is None:
+            ident = ident[:5]  # the legacy format says whether it is a view of another storage
         if not isinstance(ident, tuple) or len(ident) != 5 or ident[0] != "storage":
             raise RefusedPickle("refuses a persistent id that is no storage")
         _, kind, key, location, numel = ident
@@ -204,17 +212,14 @@ class _Storages:
         return self.loaded[key, kind.name]
 
     def read(self, kind: str, key: str, numel: int) -> np.ndarray:
-        code = "u1" if kind == "UntypedStorage" else STORAGES.get(kind)
-        if code is None:
-            raise BadPickle(f"storage {key!r} has the type {kind}, which is no storage")
-        dtype = numpy_type(code)
+        dtype = _item(kind, key)
         data = self.archive.read_into(f"data/{key}")
         if data.nbytes != numel * dtype.itemsize:
             raise LoadError(
                 f"{self.where}: storage {key!r} has {data.nbytes} bytes; expected"
                 f" {numel * dtype.itemsize} ({numel} items of {kind}). The file is damaged."
             )
-        if self.swap and code != "u1":
+        if self.swap and dtype.itemsize > 1:
             data.view(f"u{dtype.itemsize}" if dtype.kind != "c" else dtype).byteswap(inplace=True)
         return data.view(dtype)
 
@@ -301,6 +306,24 @@ class _Storages:
         return tensor.requires_grad_() if requires_grad else tensor
 
 
+class _Sizes(_Storages):
+    """As `_Storages`, with zeros instead of the bytes, which nobody can find yet."""
+
+    def read(self, kind: str, key: str, numel: int) -> np.ndarray:
+        dtype = _item(kind, key)
+        if numel * dtype.itemsize > self.archive.size:
+            raise LoadError(
+                f"{self.where}: storage {key!r:.40} has {numel} items of {dtype.itemsize} bytes,"
+                f" the file {self.archive.size} bytes; it is truncated or damaged."
+            )
+        return np.zeros(numel, dtype)
+
+    def place(self, array: np.ndarray, saved: str, requires_grad: bool) -> Tensor:
+        from tensorlib.tensor import Tensor
+
+        return Tensor._wrap(array)
+
+
 class _Place:
     """What a function given as `map_location` sees of a storage."""
 
@@ -326,6 +349,14 @@ class _StorageType:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _item(kind: str, key: str) -> np.dtype[Any]:
+    """The type of the items of a storage."""
+    code = "u1" if kind == "UntypedStorage" else STORAGES.get(kind)
+    if code is None:
+        raise BadPickle(f"storage {key!r} has the type {kind}, which is no storage")
+    return numpy_type(code)
 
 
 def _ints(what: str, values: Any) -> tuple[int, ...]:

