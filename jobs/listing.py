@@ -1,0 +1,349 @@
+"""The inputs of a classification as a stream, in order: what each form of `inputs` gives."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from jobs.reading import holds_images, image_column, open_uri, scheme
+from orchestrator.errors import UsageError
+from tensorlib.vision.datasets import IMAGE_EXTENSIONS
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+    from jobs.inputs import InputsConfig
+
+TABLES = (".csv", ".tsv", ".parquet")
+_WILD = re.compile(r"[*?\[]")
+_ROWS = 4096
+
+
+class Entry(NamedTuple):
+    """An input before it has an id. `offset` is a place in a tar file, or a row of a table."""
+
+    path: bytes
+    kind: str = "file"
+    source: bytes | None = None  # where `path` only names it
+    offset: int | None = None
+    size: int | None = None
+    inode: int | None = None
+    truth: str | None = None
+
+
+@dataclass
+class LeftOut:
+    """Names that are no inputs, counted."""
+
+    hidden: int = 0
+    beside: int = 0  # members of tar shards that are no images
+
+
+def kind_of(inputs: str) -> str:
+    """`folder`, `pattern`, `file`, `.txt`, `.csv`, `.tsv`, `.parquet` or `.tar`."""
+    path = inputs.lower()
+    for ending in (".txt", *TABLES, ".tar"):
+        if path.endswith(ending) and (ending == ".tar" or not _is_pattern(inputs)):
+            return ending
+    if _is_pattern(inputs):
+        return "pattern"
+    where = scheme(inputs)
+    if where is None:
+        return "folder" if os.path.isdir(inputs) else "file"
+    if where in ("http", "https"):
+        return "file"
+    return "file" if path.endswith(IMAGE_EXTENSIONS) else "folder"
+
+
+def _is_pattern(inputs: str) -> bool:
+    return bool(_WILD.search(inputs)) and not os.path.exists(inputs)
+
+
+def entries(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
+    """Every input in order, as a stream. Raises UsageError where there is nothing to list."""
+    inputs, kind = config.inputs, kind_of(config.inputs)
+    if kind == ".tar":
+        yield from _tar_members(config, out)
+    elif kind == ".txt":
+        yield from _text_list(config)
+    elif kind in (".csv", ".tsv"):
+        yield from _csv_column(config, "\t" if kind == ".tsv" else ",")
+    elif kind == ".parquet":
+        yield from _parquet_column(config)
+    elif kind == "file":
+        if scheme(inputs) is None and not os.path.lexists(inputs):
+            raise UsageError(f"{inputs}: no such file or folder; expected a folder with images")
+        yield _referred(inputs, Path("/"), None)
+    elif scheme(inputs):
+        yield from _uri_files(config, out)
+    else:
+        base, matches = _pattern(inputs) if kind == "pattern" else (inputs, None)
+        for path, size, inode in walk(base, out):
+            if matches is None or matches(os.fsdecode(path)):
+                truth = _folder_name(path, base) if config.truth == "folder" else None
+                yield Entry(path, size=size, inode=inode, truth=truth)
+
+
+def _inode(status: os.stat_result) -> int:
+    """A number for what several names may link to; of 63 bits, so that an array holds it."""
+    return (status.st_ino ^ status.st_dev << 40) & (1 << 63) - 1
+
+
+def walk(root: str, out: LeftOut) -> Iterator[tuple[bytes, int | None, int | None]]:
+    """(path, size, inode) of every name below a folder, ordered by path, hidden ones left out.
+
+    Links to folders are not followed, and like folders that cannot be listed they are given as
+    inputs, to end in the quarantine instead of nowhere. Raises UsageError for the root itself.
+    """
+    top = os.fsencode(root)
+    if not os.path.isdir(top):
+        raise UsageError(f"{root}: no such folder; expected a folder with images")
+
+    def below(folder: bytes) -> Iterator[tuple[bytes, int | None, int | None]]:
+        names: list[bytes] = []
+        try:
+            with os.scandir(folder) as found:
+                for item in found:
+                    if item.name.startswith(b"."):
+                        out.hidden += 1
+                    elif item.is_dir(follow_symlinks=False):
+                        names.append(item.name + b"/")  # so that paths come out in order
+                    else:
+                        names.append(item.name)
+        except OSError as error:
+            if folder == top:
+                raise UsageError(f"{root}: cannot be listed: {error.strerror}") from error
+            yield folder, None, None
+            return
+        names.sort()
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.endswith(b"/"):
+                yield from below(path[:-1])
+                continue
+            try:
+                status = os.stat(path)
+            except OSError:
+                yield path, None, None
+            else:
+                yield path, status.st_size, _inode(status)
+
+    yield from below(top)
+
+
+def _pattern(inputs: str) -> tuple[str, Any]:
+    """The folder that a pattern starts in, and what tells whether a path matches."""
+    fixed = inputs[: _WILD.search(inputs).start()]  # type: ignore[union-attr]  # kind_of found one
+    matcher = re.compile(_expression(inputs), re.DOTALL)
+    return fixed.rpartition("/")[0] or "/", lambda path: matcher.fullmatch(path) is not None
+
+
+def _expression(pattern: str) -> str:
+    """A regular expression of a path pattern: `**` crosses folders, `*` and `?` do not."""
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]/]+\])", pattern)
+    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]", "": ""}
+    return "".join(
+        known[piece]
+        if piece in known
+        else fnmatch.translate(piece).removeprefix("(?s:").removesuffix(r")\Z")
+        if piece.startswith("[") and piece.endswith("]")
+        else re.escape(piece)
+        for piece in pieces
+    )
+
+
+def _folder_name(path: bytes, root: str) -> str | None:
+    below = shown(path)[len(root.rstrip("/")) + 1 :]
+    return below.partition("/")[0] if "/" in below else None
+
+
+def _uri_files(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
+    """The files below a URI of an object store, or those that match one; ordered by name."""
+    from pyarrow import fs
+
+    base, matches = config.inputs, None
+    if kind_of(config.inputs) == "pattern":
+        base, matches = _pattern(config.inputs)
+    filesystem, root = open_uri(base)
+    try:
+        found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    except OSError as error:
+        raise UsageError(f"{base}: cannot be listed: {error}") from error
+    prefix = base.rstrip("/").removesuffix(root.rstrip("/"))
+    for info in sorted(found, key=lambda info: os.fsencode(info.path)):
+        if info.type != fs.FileType.File:
+            continue
+        uri = prefix + info.path
+        if "/." in info.path[len(root.rstrip("/")) :]:
+            out.hidden += 1
+        elif matches is None or matches(uri):
+            truth = _folder_name(uri.encode(), base) if config.truth == "folder" else None
+            yield Entry(os.fsencode(uri), "uri", size=info.size, truth=truth)
+
+
+def _referred(text: str, folder: Path, truth: str | None) -> Entry:
+    """The input that a line of a list names."""
+    if scheme(text):
+        return Entry(text.encode(), "uri", truth=truth)
+    path = os.fsencode(folder / Path(text).expanduser())
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return Entry(path, truth=truth)
+    return Entry(path, size=status.st_size, inode=_inode(status), truth=truth)
+
+
+def _text(config: InputsConfig) -> IO[str]:
+    """The list itself, local or not."""
+    if scheme(config.inputs) is None:
+        return open(config.inputs, encoding="utf-8", errors="surrogateescape", newline="")
+    filesystem, path = open_uri(config.inputs)
+    return io.TextIOWrapper(filesystem.open_input_stream(path), "utf-8", "surrogateescape", "")
+
+
+def _text_list(config: InputsConfig) -> Iterator[Entry]:
+    folder = Path(config.inputs).parent
+    try:
+        with _text(config) as lines:
+            for line in lines:
+                if text := line.rstrip("\r\n"):
+                    yield _referred(text, folder, None)
+    except OSError as error:
+        raise UsageError(f"{config.inputs}: cannot be read: {error.strerror or error}") from error
+
+
+def _csv_column(config: InputsConfig, separator: str) -> Iterator[Entry]:
+    folder, column = Path(config.inputs).parent, str(config.column)
+    try:
+        with _text(config) as file:
+            rows = csv.DictReader(file, delimiter=separator, strict=True)
+            _expect_columns(config, rows.fieldnames or ())
+            for row in rows:
+                yield _referred(row[column] or "", folder, _truth_of(config, row))
+    except csv.Error as error:
+        raise UsageError(f"{config.inputs}:{rows.line_num}: {error}; expected CSV") from error
+    except OSError as error:
+        raise UsageError(f"{config.inputs}: cannot be read: {error.strerror or error}") from error
+
+
+def _truth_of(config: InputsConfig, row: Any) -> str | None:
+    value = row[config.truth] if config.truth else None
+    return None if value is None or value == "" else str(value)
+
+
+def _expect_columns(config: InputsConfig, names: Any) -> None:
+    for name in (config.column, config.truth):
+        if name is not None and name not in names:
+            raise UsageError(
+                f"{config.inputs}: no column {name!r}; expected one of {', '.join(names)}"
+            )
+
+
+def _parquet_column(config: InputsConfig) -> Iterator[Entry]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    filesystem, path = open_uri(config.inputs)
+    try:
+        file = pq.ParquetFile(filesystem.open_input_file(path))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(f"{config.inputs}: cannot be read: {error}") from error
+    with file:
+        schema = file.schema_arrow
+        _expect_columns(config, schema.names)
+        column = image_column(config.inputs, config.column, schema)
+        if holds_images(schema.field(column).type):
+            yield from _images_in(config, file, column)
+            return
+        folder = Path(config.inputs).parent
+        names = list(dict.fromkeys([column, *([config.truth] if config.truth else [])]))
+        for batch in file.iter_batches(_ROWS, columns=names):
+            for row in batch.to_pylist():
+                yield _referred(str(row[column] or ""), folder, _truth_of(config, row))
+
+
+def _images_in(config: InputsConfig, file: pq.ParquetFile, column: str) -> Iterator[Entry]:
+    """The rows of a column of encoded images, which are read when it is their turn."""
+    import pyarrow as pa
+
+    kind, source = file.schema_arrow.field(column).type, os.fsencode(config.inputs)
+    named = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    names = [f"{column}.path"] * named + [name for name in (config.truth,) if name]
+    rows: Iterator[dict[str, Any]] = ({} for _ in range(file.metadata.num_rows))
+    if names:
+        batches = file.iter_batches(_ROWS, columns=names)
+        rows = (row for batch in batches for row in batch.to_pylist())
+    for number, row in enumerate(rows):
+        name = (row[column] or {}).get("path") if named else None
+        path = os.fsencode(f"{config.inputs}/{name or number}")
+        yield Entry(path, "parquet", source, number, truth=_truth_of(config, row))
+
+
+def _tar_members(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
+    shards = [config.inputs]
+    if _is_pattern(config.inputs):
+        base, matches = _pattern(config.inputs)
+        plain = config.model_copy(update={"inputs": base, "truth": None})
+        names = (os.fsdecode(entry.path) for entry in entries(plain, out))
+        shards = [name for name in names if matches(name)]
+    for shard in shards:
+        filesystem, path = open_uri(shard)
+        try:
+            with (
+                filesystem.open_input_file(path) as file,
+                tarfile.open(fileobj=file, mode="r:") as tar,
+            ):
+                yield from _members(config, shard, tar, out)
+        except (OSError, tarfile.TarError) as error:
+            raise UsageError(
+                f"{shard}: cannot be read as an uncompressed tar: {error}; expected a whole one"
+            ) from error
+
+
+def _members(
+    config: InputsConfig, shard: str, tar: tarfile.TarFile, out: LeftOut
+) -> Iterator[Entry]:
+    """The images of a shard; a sample's class is the member of its name with another ending."""
+    source = os.fsencode(shard)
+    waiting: list[Entry] = []
+    key, truth = None, None
+
+    def sample() -> Iterator[Entry]:
+        for entry in waiting:
+            yield entry._replace(truth=truth)
+        waiting.clear()
+
+    for member in tar:
+        name = member.name
+        folder, _, last = name.rpartition("/")
+        own = folder, last.partition(".")[0]
+        if own != key:
+            yield from sample()
+            key, truth = own, None
+        if member.isreg() and looks_like_image(name.encode(errors="surrogateescape")):
+            shown = os.fsencode(f"{shard}/{name}")
+            waiting.append(Entry(shown, "tar", source, member.offset_data, member.size))
+        elif member.isreg() and config.truth and name.endswith(f".{config.truth}"):
+            data = tar.extractfile(member)
+            truth = data.read(1000).decode(errors="replace").strip() if data else None
+        elif not member.isdir():
+            out.beside += 1
+        tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
+    yield from sample()
+
+
+def looks_like_image(path: bytes) -> bool:
+    return os.fsdecode(path).lower().endswith(IMAGE_EXTENSIONS)
+
+
+def shown(path: bytes) -> str:
+    """A path as a table can hold it: bytes that are no UTF-8 become escapes."""
+    return path.decode(errors="backslashreplace")

@@ -1,0 +1,261 @@
+"""What `inputs` may name, and the manifest that becomes of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from jobs import inputs
+from jobs.inputs import InputsConfig, check, part_size, write_manifest
+from jobs.listing import LeftOut, entries
+from jobs.reading import read_input
+from orchestrator.errors import UsageError
+from tensorlib.vision.image import ImageError
+
+
+def listed(tmp_path: Path, where: Path | str, **more: Any) -> list[dict[str, Any]]:
+    """The rows of the manifest of `where`."""
+    path = tmp_path / "manifest.parquet"
+    write_manifest(InputsConfig(inputs=str(where), **more), path)
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    assert [row["id"] for row in rows] == list(range(len(rows)))
+    return rows
+
+
+def paths(rows: list[dict[str, Any]], below: Path) -> list[str]:
+    return [os.path.relpath(row["path"], below) for row in rows]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files in folders whose names sort otherwise by component than as text."""
+    root = tmp_path / "photos"
+    for name in ("b.jpg", "a/1.png", "a/.hidden.png", "a.d/2.png", ".git/x.png", "a/c/3.txt"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return root
+
+
+def test_a_folder_gives_every_file_in_order_and_counts_the_hidden(
+    tmp_path: Path, folder: Path
+) -> None:
+    odd = os.fsencode(folder) + b"/a/n\xff\n=.png"
+    Path(os.fsdecode(odd)).write_bytes(b"odd")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "away").symlink_to(tmp_path / "nowhere")
+    (folder / "link").symlink_to(folder / "a")
+    rows = listed(tmp_path, folder)
+    assert paths(rows, folder) == [
+        *("a.d/2.png", "a/1.png", "a/c/3.txt", "a/n\\xff\n=.png"),
+        *("away", "b.jpg", "link", "pipe.jpg"),
+    ]
+    assert rows[3]["source"] == odd
+    facts = pq.read_metadata(tmp_path / "manifest.parquet").metadata
+    assert facts[b"hidden"] == b"2"
+    for number, what in ((4, "link to a file that"), (6, "a directory"), (7, "a FIFO")):
+        with pytest.raises(ImageError, match=what):
+            read_input(rows[number], ())
+
+
+def test_truth_is_the_folder_below_the_root(tmp_path: Path, folder: Path) -> None:
+    rows = listed(tmp_path, folder, truth="folder")
+    assert [row["truth"] for row in rows] == ["a.d", "a", "a", None]
+
+
+def test_patterns(tmp_path: Path, folder: Path) -> None:
+    assert paths(listed(tmp_path, f"{folder}/*.jpg"), folder) == ["b.jpg"]
+    assert paths(listed(tmp_path, f"{folder}/a*/[12].png"), folder) == ["a.d/2.png", "a/1.png"]
+    assert len(listed(tmp_path, f"{folder}/**/*.png")) == 2
+    assert paths(listed(tmp_path, f"{folder}/**/?.*"), folder)[-1] == "b.jpg"
+    assert paths(listed(tmp_path, folder.as_uri() + "/**/*.png"), folder.parent) != []
+
+
+def test_lists_and_tables_of_paths(tmp_path: Path, folder: Path) -> None:
+    (folder / "list.txt").write_text(f"b.jpg\r\n\n{folder}/a/1.png\nno such.png\n")
+    rows = listed(tmp_path, folder / "list.txt")
+    assert paths(rows, folder) == ["b.jpg", "a/1.png", "no such.png"]
+    (folder / "table.csv").write_text('kind,file\nx,"a/1.png"\n,b.jpg\n')
+    rows = listed(tmp_path, folder / "table.csv", column="file", truth="kind")
+    assert [(Path(r["path"]).name, r["truth"]) for r in rows] == [("1.png", "x"), ("b.jpg", None)]
+    pq.write_table(pa.table({"file": ["b.jpg"], "n": [1]}), folder / "t.parquet")
+    assert paths(listed(tmp_path, folder / "t.parquet", column="file"), folder) == ["b.jpg"]
+    for name, column, what in (
+        ("table.csv", "files", "no column 'files'; expected one of kind, file"),
+        ("t.parquet", None, "column is not said; expected one of file, n"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            check(InputsConfig(inputs=str(folder / name), column=column))
+
+
+def test_images_in_a_parquet_file(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": b"one", "path": "a.png"}, {"bytes": b"two", "path": None}, None])
+    table = pa.table({"image": image, "label": [3, 4, 5]})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=1)
+    rows = listed(tmp_path, tmp_path / "t.parquet", truth="label")
+    assert paths(rows, tmp_path) == ["t.parquet/a.png", "t.parquet/1", "t.parquet/2"]
+    assert [row["truth"] for row in rows] == ["3", "4", "5"]
+    assert [read_input(row, ()) for row in rows[:2]] == [b"one", b"two"]
+    with pytest.raises(ImageError, match="no image in this row"):
+        read_input(rows[2], ())
+
+
+def test_tar_shards_give_their_images_and_count_the_rest(tmp_path: Path) -> None:
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"s-{shard}.tar", "w") as tar:
+            for name in ("x/1.jpg", "x/1.cls", "x/2.seg.png", "x/2.json"):
+                data = f"{shard}{name}".encode()
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    rows = listed(tmp_path, f"{tmp_path}/s-*.tar", truth="cls")
+    assert paths(rows, tmp_path)[:2] == ["s-0.tar/x/1.jpg", "s-0.tar/x/2.seg.png"]
+    assert [read_input(row, ()) for row in rows][2] == b"1x/1.jpg"
+    assert [row["truth"] for row in rows] == ["0x/1.cls", None, "1x/1.cls", None]
+    assert pq.read_metadata(tmp_path / "manifest.parquet").metadata[b"beside"] == b"2"
+    (tmp_path / "s-1.tar").write_bytes((tmp_path / "s-1.tar").read_bytes()[:700])
+    with pytest.raises(UsageError, match=r"s-1\.tar: cannot be read as an uncompressed tar"):
+        listed(tmp_path, f"{tmp_path}/s-*.tar")
+
+
+class Site(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://elsewhere.invalid/x.png")
+            self.end_headers()
+        else:
+            self.send_response(200 if self.path == "/x.png" else 404)
+            self.end_headers()
+            self.wfile.write(b"pixels")
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_http_only_from_hosts_that_are_allowed_redirects_too(tmp_path: Path, site: str) -> None:
+    rows = listed(tmp_path, f"{site}/x.png")
+    assert read_input(rows[0], ("127.0.0.1",)) == b"pixels"
+    for name, hosts, what in (
+        ("x.png", (), "host 127.0.0.1 is not among"),
+        ("away", ("127.0.0.1",), "host elsewhere.invalid is not among"),
+        ("none", ("127.0.0.1",), "the server answered 404"),
+    ):
+        with pytest.raises(ImageError, match=what):
+            read_input({**rows[0], "source": f"{site}/{name}".encode()}, hosts)
+
+
+def test_an_object_store_is_listed_by_pyarrow(tmp_path: Path, folder: Path) -> None:
+    rows = listed(tmp_path, folder.as_uri())
+    assert [row["path"] for row in rows] == [
+        f"{folder.as_uri()}/{name}" for name in ("a.d/2.png", "a/1.png", "a/c/3.txt", "b.jpg")
+    ]
+    assert read_input(rows[0], ()) == b"a.d/2.png"
+
+
+def test_equal_contents_are_recognised_hard_links_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for name, data in {
+        "a": b"same",
+        "b": b"else",
+        "c": b"same",
+        "d": b"",
+        "e": b"",
+        "g": b"5",
+    }.items():
+        (root / f"{name}.png").write_bytes(data)
+    os.link(root / "a.png", root / "f.png")
+    (root / "h.png").symlink_to(root / "g.png")
+    read = []
+    monkeypatch.setattr(
+        inputs,
+        "_digest",
+        lambda row, config, real=inputs._digest: (
+            read.append(Path(os.fsdecode(row["source"])).name),
+            real(row, config),
+        )[1],
+    )
+    rows = listed(tmp_path, root)
+    assert [row["duplicate_of"] for row in rows] == [None, None, 0, None, None, 0, None, 6]
+    assert sorted(read) == ["a.png", "b.png", "c.png", "g.png"]
+
+
+def test_the_digest_tells_manifests_apart(tmp_path: Path, folder: Path) -> None:
+    config = InputsConfig(inputs=str(folder))
+    one = write_manifest(config, tmp_path / "1.parquet")
+    assert (
+        write_manifest(config.model_copy(update={"rows_per_part": 1}), tmp_path / "2.parquet")
+        == one
+    )
+    (folder / "b.jpg").write_bytes(b"longer than before")
+    assert write_manifest(config, tmp_path / "1.parquet")["sha256"] != one["sha256"]
+
+
+def test_row_groups_are_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "_PIECE", 7)
+    (tmp_path / "list.txt").write_text("".join(f"{i}.png\n" for i in range(50)))
+    rows = listed(tmp_path, tmp_path / "list.txt", rows_per_part=16)
+    assert len(rows) == 50
+    metadata = pq.read_metadata(tmp_path / "manifest.parquet")
+    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert groups == [16, 16, 16, 2]
+    assert [part_size(n) for n in (1, 5000, 50_000, 1_000_000)] == [16, 48, 496, 1024]
+
+
+def test_what_cannot_be_listed_is_refused(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.md").write_text("no picture")
+    (tmp_path / "empty.txt").write_text("\n")
+    for name, what in (
+        ("nowhere", "no such file or folder"),
+        ("empty", "no inputs"),
+        ("text", "1 files, none of them an image"),
+        ("empty.txt", "no inputs"),
+        ("none.csv", "column: .* is a table"),
+    ):
+        with pytest.raises((UsageError, ValidationError), match=what):
+            check(InputsConfig(inputs=str(tmp_path / name)))
+    with pytest.raises(ValidationError, match="no columns"):
+        InputsConfig(inputs=str(folder), column="x")
+    with pytest.raises(UsageError, match=r"cannot be listed; expected a path, file://"):
+        check(InputsConfig(inputs="ftp://host/folder"))
+
+
+def test_a_folder_that_cannot_be_listed_is_an_input(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def closed(path: bytes) -> Any:
+        if path.endswith(b"/a"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = [entry.path for entry in entries(InputsConfig(inputs=str(folder)), LeftOut())]
+    assert os.fsencode(folder / "a") in found
