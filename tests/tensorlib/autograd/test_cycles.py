@@ -89,10 +89,16 @@ CASES = [
 def test_nothing_waits_for_the_garbage_collector(case):
     x = tensorlib.randn(4, requires_grad=True)
     case(x)  # caches fill
+    # other threads of the process (a distributed test run's) leave garbage now and then
+    assert 0 in (_garbage(case, x) for _ in range(5))
+
+
+def _garbage(case, x):
+    """Objects that one more run leaves to the collector."""
     gc.collect()
     gc.disable()
     try:
         case(x)
-        assert gc.collect() == 0
+        return gc.collect()
     finally:
         gc.enable()
