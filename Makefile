@@ -42,7 +42,7 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest -q -m "not integration"
+	$(BIN)/python -m pytest -q -m "not integration" --numprocesses 2 --dist worksteal
 
 integration: setup
 	$(BIN)/python -m pytest -q -m integration

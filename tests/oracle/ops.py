@@ -39,6 +39,8 @@ INTERNAL_NAMES = {
     "hash_tensor",
     "to_sparse",
 }
+# Leave `out=` as it was for some arguments, in PyTorch 2.13.
+UNFILLED = {"fft.ihfftn"}
 # Their numbers are whatever the memory held.
 UNSPECIFIED = {
     "empty",
@@ -493,7 +495,7 @@ def _out_check(op: Any, ours: Any, sample: SampleInput) -> Callable[[], None]:
                 assert one is other, "out= is not what is returned"
             equal(
                 our_out,
-                their_out,
+                expected if op.name in UNFILLED else their_out,
                 "out",
                 values=op.name not in UNSPECIFIED | GAUGE,
                 truth=lambda: call(op.op, torch, *_arguments(in_double(sample))),
