@@ -104,9 +104,11 @@ def ours_step(options: Any, shards: int, batch: int) -> list[float]:
     from tensorlib.nn import functional as F
 
     own = batch // distributed.get_world_size()
-    net = distributed.ShardedDataParallel(globals()[options.model](nn), shards=shards)
+    layout = tensorlib.channels_last  # as the jobs have it
+    model = globals()[options.model](nn).to(memory_format=layout)
+    net = distributed.ShardedDataParallel(model, shards=shards)
     optimizer = optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    x = tensorlib.randn(own, *MODELS[options.model][1])
+    x = tensorlib.randn(own, *MODELS[options.model][1]).to(memory_format=layout)
     y = tensorlib.randint(0, 10, (own,))
 
     def step(number: int) -> None:

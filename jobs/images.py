@@ -39,7 +39,9 @@ class ImageTask(Task):
         label_smoothing: float = 0.0,
         mixup: float | None = None,
     ) -> None:
-        self.model, self.source, self.label_smoothing = model, source, label_smoothing
+        # The layout of the batches: gradients of weights then need not be moved into planes.
+        self.model = model.to(memory_format=tensorlib.channels_last)
+        self.source, self.label_smoothing = source, label_smoothing
         self.dataset, self.facts = source.train, source.facts
         classes = len(source.classes)
         self.mixup = None if mixup is None else MixUp(alpha=mixup, num_classes=classes)
