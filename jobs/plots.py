@@ -23,7 +23,7 @@ def loss_curve(history: History, path: Path, names: Sequence[str] = ("loss", "ac
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         axes.legend()
-    if names[0] == "loss":
+    if names[0].endswith("loss"):
         panels[0].set_ylim(bottom=0)
     figure.savefig(path, dpi=110)
 
@@ -59,3 +59,17 @@ def _figure(panels: int) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(6 * panels, 5), layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def grid(pictures: NDArray[np.uint8], side: int = 512) -> NDArray[np.uint8]:
+    """Pictures [N, H, W, channels] as one, row by row in a square with lines between; those of less
+    than `side` pixels in all are enlarged by a whole number.
+    """
+    count, height, width, channels = pictures.shape
+    across = int(np.ceil(np.sqrt(count)))
+    cells = np.full((across**2, height + 1, width + 1, channels), 255, np.uint8)
+    cells[:count, :height, :width] = pictures
+    rows = cells.reshape(across, across, height + 1, width + 1, channels).swapaxes(1, 2)
+    whole = rows.reshape(across * (height + 1), across * (width + 1), channels)[:-1, :-1]
+    factor = max(1, side // len(whole))
+    return whole.repeat(factor, 0).repeat(factor, 1)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tensorlib
-from jobs import diagnosis, evaluation, recompute
+from jobs import diagnosis, evaluation, plots, recompute
 from jobs.config import TrainingConfig
 from jobs.sources import SizedDataset
 from jobs.state import Progress, TrainState
@@ -375,6 +375,12 @@ class Training:
             loader_threads=self.config.loader_threads,
             collate=self.task.collate,
         )
+
+    def draw(self, names: Sequence[str]) -> None:
+        """`loss_curve.png` among the artifacts: a panel for each of `names` that was logged."""
+        path = self.ctx.artifacts.path("loss_curve.png")
+        plots.loss_curve(self.ctx.run_dir.metrics(), path, names)
+        self.ctx.artifacts.add(path)
 
     # -- state ------------------------------------------------------------------------------------
 
