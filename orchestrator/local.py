@@ -1,4 +1,4 @@
-"""`python -m jobs.X spec.yaml`: a job without Ray, one worker in this process."""
+"""`python -m PACKAGE.JOB spec.yaml`: a job without Ray, one worker in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def main(module_file: str) -> None:
     from orchestrator.plan import plan
     from orchestrator.submit import run_here
 
-    job = f"jobs.{Path(module_file).stem}"
+    spec = sys.modules["__main__"].__spec__  # of `python -m`, which knows the module's whole name
+    job = spec.name if spec else f"jobs.{Path(module_file).stem}"
     try:
         if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
             raise UsageError(f"python -m {job}: expected SPEC.yaml [key=value ...]")

@@ -9,6 +9,7 @@ import typer
 import orchestrator
 from orchestrator.cli import (
     classify,
+    init,
     list_runs,
     logs,
     plan,
@@ -43,6 +44,7 @@ def version(
         raise typer.Exit
 
 
+app.command("init")(init.init)
 app.command("run")(run.run)
 app.command("classify")(classify.classify)
 app.command("submit")(submit.submit)
