@@ -61,6 +61,9 @@ def resolve(weights: str) -> str:
             f"{weights}: run {run.run_id} has no good checkpoint in {run.checkpoints_dir}; "
             f"expected at least one. Hint: orchestrator report {run.run_id}"
         )
+    if not isinstance(found.path, Path):  # in a bucket: bring it beside the run's other files
+        here = run.path / "checkpoints"
+        return str(checkpoint.write(here, found.state, step=found.step, metrics=found.metrics))
     return str(found.path)
 
 

@@ -189,11 +189,15 @@ def load(path: Where, *, verify: bool = True) -> Checkpoint:
 def latest(
     directory: Where, on_skip: Callable[[AnyPath, str], None] | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint that verifies, or None. `on_skip(path, why)` hears of damaged ones."""
+    """The newest checkpoint that verifies, or None. `on_skip(path, why)` hears of damaged ones.
+
+    Raises CheckpointError where a store behind a URI does not answer.
+    """
     for path in _steps(directory):
         try:
             return load(path)
         except CheckpointError as error:
+            _raise_if_unread(error)
             if on_skip is not None:
                 on_skip(path, str(error))
     return None
@@ -206,7 +210,8 @@ def best(directory: Where, metric: tuple[str, Literal["max", "min"]] | None) -> 
         for path in _steps(directory):
             try:
                 value = read_manifest(path)["metrics"].get(metric[0])
-            except CheckpointError:
+            except CheckpointError as error:
+                _raise_if_unread(error)
                 continue
             if value is not None and not math.isnan(value):
                 values[path] = value
@@ -214,7 +219,8 @@ def best(directory: Where, metric: tuple[str, Literal["max", "min"]] | None) -> 
             path = _best_of(values, metric[1])
             try:
                 return load(path)
-            except CheckpointError:
+            except CheckpointError as error:
+                _raise_if_unread(error)
                 del values[path]
     return latest(directory)
 
@@ -256,7 +262,8 @@ def prune(
             _check_sizes(path, manifest)
             if not known_good and path != trusted:
                 load(path)
-        except CheckpointError:
+        except CheckpointError as error:
+            _raise_if_unread(error)
             continue
         known_good = True
         whole.append(path)
@@ -326,6 +333,12 @@ def _steps(directory: Where) -> list[AnyPath]:
         raise CheckpointError(str(error)) from error
 
 
+def _raise_if_unread(error: CheckpointError) -> None:
+    """A store that does not answer says nothing about what it holds: no older one stands in."""
+    if isinstance(error.__cause__, RemoteError):
+        raise error
+
+
 def _tensors(arrays: dict[str, np.ndarray[Any, Any]]) -> list[bytes | memoryview]:
     """The safetensors format straight from the arrays' memory.
 
@@ -386,13 +399,18 @@ class _Reader:
         self.digest = hashlib.sha256()
 
     def __enter__(self) -> _Reader:
-        self.stream = self.path.open("rb")
+        try:
+            self.stream = self.path.open("rb")
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read: {error}") from error
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         with self.stream:
             if isinstance(error, OSError):
-                raise CheckpointError(f"{self.path}: cannot be read: {error}")
+                away = isinstance(self.path, RemotePath)
+                cause = RemoteError(str(error), transient=True) if away else error
+                raise CheckpointError(f"{self.path}: cannot be read: {error}") from cause
             if not self.verify:
                 return
             while self.left:  # a file that makes no sense is most likely a damaged one
@@ -417,7 +435,7 @@ class _Reader:
             chunk = target[:_CHUNK_BYTES]
             got = self.stream.readinto(chunk)
             if not got:
-                raise OSError(f"ends {self.left} bytes early")
+                raise EOFError(f"it ends {self.left} bytes early")
             if self.verify:
                 self.digest.update(chunk[:got])
             self.left -= got

@@ -22,12 +22,12 @@ from typing import IO, Any
 from orchestrator import checkpoint as checkpoints
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.errors import NonFiniteLoss, OrchestratorError
-from orchestrator.files import DISK_WAIT_S
+from orchestrator.files import DISK_WAIT_S, wait_for_space
 from orchestrator.heartbeat import Heartbeat
 from orchestrator.plan import RunPlan
 from orchestrator.remote import AnyPath
 from orchestrator.saver import Saver
-from orchestrator.store import RunDir
+from orchestrator.store import RunDir, storage_of
 
 __all__ = ["Artifacts", "Checkpoints", "JobContext", "Metrics"]
 
@@ -124,7 +124,11 @@ class Checkpoints:
         Waits for the one that this rank is writing.
         """
         self.wait()
-        return checkpoints.latest(self._run_dir.checkpoints_dir, self._skipped)
+        return wait_for_space(
+            lambda: checkpoints.latest(self._run_dir.checkpoints_dir, self._skipped),
+            say=self._say,
+            give_up=self._run_dir.stop_requested,
+        )
 
     def _skipped(self, path: AnyPath, why: str) -> None:
         print(f"checkpoint skipped: {why}", file=sys.stderr, flush=True)  # noqa: T201  # rank's log
@@ -263,6 +267,7 @@ class JobContext:
     ) -> None:
         run_dir.attempt = attempt
         run_dir.disk_wait_s = DISK_WAIT_S
+        run_dir.remote = storage_of(plan)  # plan.json itself may not be seen from this node
         self.plan = plan
         self.run_dir = run_dir
         self.run_id = plan.run_id

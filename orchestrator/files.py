@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 __all__ = [
     "DISK_WAIT_S",
     "atomic_write",
@@ -84,6 +82,8 @@ def _write_direct(path: Path, parts: list[bytes | memoryview]) -> dict[str, Any]
 
     Copies, hashes and writes leave the interpreter to the training's threads.
     """
+    import numpy as np
+
     digest, size = hashlib.sha256(), 0
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:

@@ -160,6 +160,8 @@ class RemotePlace:
             place = self.directory / name
             if not (place / MANIFEST).exists():
                 self._drop(place, attempt, keep=set())
+                if not place.names():  # where directories are real
+                    place.remove()
 
     def _drop(self, place: RemotePath, attempt: int, keep: set[str]) -> None:
         for name in place.names():

@@ -30,6 +30,7 @@ from pydantic_core import to_jsonable_python
 import orchestrator
 from orchestrator.config import Loaded, Source, by_line, explain
 from orchestrator.errors import ConfigError, UsageError, did_you_mean
+from orchestrator.remote import is_uri
 from orchestrator.spec import JobSpec
 
 __all__ = ["RunPlan", "default_home", "find_job", "jobs_available", "new_run_id", "plan", "render"]
@@ -89,13 +90,18 @@ def plan(
     shortage = _shortage(spec, available)
     if shortage:
         problems.append(f"{source.where(('resources', 'workers'))}: {shortage}")
+    if spec.storage and is_uri(spec.storage) and module.ENGINE == "batch":
+        text = "a batch job keeps its table in a directory; expected a path, or null."
+        problems.append(f"{source.where(('storage',))}: storage is {spec.storage!r}, but {text}")
     if problems:
         raise ConfigError(sorted(problems, key=by_line))
     engine = module.ENGINE
     code = {"version": orchestrator.__version__, "git": _git_state(module)}
     run_id = run_id or new_run_id(spec.name)
     home = Path(home or default_home()).absolute()
-    storage = Path(spec.storage).expanduser().absolute() if spec.storage else home
+    storage = home
+    if spec.storage and not is_uri(spec.storage):
+        storage = Path(spec.storage).expanduser().absolute()
     return RunPlan(
         run_id=run_id,
         spec=spec,
@@ -200,6 +206,7 @@ def render(plan: RunPlan) -> str:
         ("workers", _workers(spec)),
         ("cluster", plan.address or "an embedded Ray, started for the run"),
         ("run directory", plan.run_dir),
+        *([("storage", spec.storage)] if spec.storage and is_uri(spec.storage) else []),
         ("tracking", spec.tracking.uri or f"SQLite under {plan.home}"),
         ("experiment", spec.tracking.experiment or spec.name),
     ]

@@ -71,7 +71,7 @@ class RemotePath:
 
                 # Listings of other processes' objects must be fresh.
                 driver, key = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-                filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(driver))
+                filesystem = pyarrow.fs.PyFileSystem(_handler(driver))
         except (ImportError, ValueError, OSError, TypeError, NotImplementedError) as error:
             raise UsageError(f"{shown}: cannot be opened: {_first_line(error)}.") from error
         return cls(filesystem, str(key).rstrip("/"), shown)
@@ -215,12 +215,42 @@ def uri_problem(uri: str) -> str | None:
     return None
 
 
+def _handler(driver: Any) -> Any:
+    """pyarrow's way to an fsspec driver, less its habit of taking any error of a look-up or a
+    listing for "there is nothing": a run would begin anew where its store did not answer."""
+    import pyarrow.fs
+
+    class Handler(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow publishes no types
+        def open_input_stream(self, path: str) -> Any:
+            return pyarrow.PythonFile(self.fs.open(path, mode="rb"), mode="r")
+
+        def get_file_info_selector(self, selector: Any) -> list[Any]:
+            return list(self._under(selector.base_dir, selector))
+
+        def _under(self, path: str, selector: Any) -> Iterator[Any]:
+            try:
+                found = self.fs.ls(path, detail=True)
+            except FileNotFoundError:
+                if selector.allow_not_found:
+                    return
+                raise
+            for info in found:
+                name = info["name"].rstrip("/")
+                if name == path:
+                    continue
+                yield self._create_file_info(name, info)
+                if selector.recursive and info["type"] == "directory":
+                    yield from self._under(name, selector)
+
+    return Handler(driver)
+
+
 def _fsspec_schemes() -> list[str]:
     try:
         import fsspec
     except ImportError:
         return []
-    return list(fsspec.available_protocols())
+    return [*fsspec.available_protocols(), *fsspec.registry]
 
 
 @contextmanager

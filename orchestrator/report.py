@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import yaml
 
+from orchestrator.places import place_of
 from orchestrator.plan import RunPlan
 from orchestrator.run import Run, json_safe
 from orchestrator.store import Attempt, RunDir, atomic_write
@@ -28,6 +29,7 @@ __all__ = ["build", "collect"]
 _PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg"}
 _LARGEST_PICTURE_BYTES = 4 << 20
 _SHOWN_BAD = 100
+_KEPT = {True: "yes", False: "pruned", None: "unknown: its storage did not answer"}
 _COUNTS = ("inputs", "ok", "quarantined", "duplicates")
 
 
@@ -131,12 +133,16 @@ def _curves(run_dir: RunDir) -> dict[str, dict[str, Any]]:
 
 def _checkpoints(run_dir: RunDir, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     written = {event["path"]: event for event in events if event["kind"] == "checkpoint"}
+    try:
+        kept = {path.name for path in place_of(run_dir.checkpoints_dir).steps()} if written else {}
+    except OSError:  # a bucket that does not answer; the report says what it knows
+        kept = None
     return [
         {
             "step": event["step"],
             "path": path,
             "weights_sha256": event["sha256"],
-            "kept": (run_dir.path / path).is_dir(),
+            "kept": None if kept is None else f"{event['step']:08d}" in kept,
         }
         for path, event in written.items()
     ]
@@ -269,9 +275,9 @@ def _tables(facts: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]
         ),
         (
             "Checkpoints",
-            ["step", "path", "weights sha256", "on disk"],
+            ["step", "path", "weights sha256", "kept"],
             [
-                [str(c["step"]), c["path"], c["weights_sha256"], "yes" if c["kept"] else "pruned"]
+                [str(c["step"]), c["path"], c["weights_sha256"], _KEPT[c["kept"]]]
                 for c in facts["checkpoints"]
             ],
         ),

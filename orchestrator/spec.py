@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.remote import is_uri, uri_problem
+
 __all__ = [
     "CheckpointSpec",
     "JobSpec",
@@ -154,6 +156,9 @@ class JobSpec(_Part):
 
     `determinism: exact` cuts every global batch into `shards` parts, whatever the number of
     workers, so that it changes no bit of the result; `fast` makes one part per worker.
+
+    `storage` is where runs are kept: a directory (None: $ORCHESTRATOR_HOME), or a URI such as
+    s3://bucket/runs, which holds the checkpoints, and a copy of the run's other files.
     """
 
     version: Literal[1]
@@ -187,7 +192,7 @@ class JobSpec(_Part):
 
     @field_validator("storage")
     @classmethod
-    def _storage_is_a_path(cls, value: str | None) -> str | None:
-        if value is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
-            raise ValueError(f"the URI {value!r} is not supported yet; expected a directory")
+    def _storage_is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and is_uri(value) and (problem := uri_problem(value)):
+            raise ValueError(problem)
         return value

@@ -6,13 +6,13 @@
     lock  stop      the owner of the run; a request to stop it
     attempts/<n>/  logs/rank-<r>.log  checkpoints/<step:08d>/  artifacts/  report.{md,json,html}
 
+With a URI as `storage` its checkpoints are there, and a copy of the rest (orchestrator/upload.py).
 A file that is replaced goes temporary file, fsync, rename, fsync of the directory, so a reader sees
 the old or the new one. A line of events is one write to a file opened for appending.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -21,14 +21,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.errors import OrchestratorError, RunExists, RunNotFound, UsageError, did_you_mean
+from orchestrator.events import Attempt, EventLog
 from orchestrator.files import (
     atomic_write,
     atomic_write_json,
@@ -37,6 +38,8 @@ from orchestrator.files import (
     wait_for_space,
 )
 from orchestrator.plan import RunPlan
+from orchestrator.remote import AnyPath, RemotePath, is_uri
+from orchestrator.upload import Upload
 
 __all__ = [
     "Attempt",
@@ -47,6 +50,7 @@ __all__ = [
     "latest",
     "list_runs",
     "resolve_run",
+    "storage_of",
 ]
 
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -77,21 +81,7 @@ class StatusFile(BaseModel):
         return self.status in TERMINAL
 
 
-@dataclass
-class Attempt:
-    """One try of a run. Times are milliseconds since the epoch, steps those that were logged."""
-
-    number: int
-    started: int
-    ended: int | None = None
-    reason: str | None = None
-    message: str | None = None
-    workers: int | None = None
-    first_step: int | None = None
-    last_step: int | None = None
-
-
-class RunDir:
+class RunDir(EventLog):
     """Reads and writes the directory of one run. `attempt` is the number new events carry.
 
     Events and the status wait for `disk_wait_s` where the disk is full, telling `say`; those who
@@ -116,6 +106,36 @@ class RunDir:
         """The run's id, which is the name of its directory."""
         return self.path.name
 
+    # Storage behind a URI
+
+    @cached_property
+    def remote(self) -> RemotePath | None:
+        """Where the run is kept besides this directory; None where its plan names no URI."""
+        if not (self.path / "plan.json").exists():
+            return None
+        return storage_of(self.plan())
+
+    @cached_property
+    def upload(self) -> Upload | None:
+        """What keeps it there."""
+        return None if self.remote is None else Upload(self, self.remote)
+
+    def sync_events(self) -> None:
+        """Make the events written so far survive a crash of the machine, and its loss."""
+        super().sync_events()
+        if self.upload is None:
+            return
+        if not (self.path / "plan.json").exists():
+            raise OrchestratorError(
+                f"{self.path}: has no plan.json on {socket.gethostname()}, so the metrics of this "
+                "rank would not reach the run's driver; expected a directory that all nodes share. "
+                "Hint: put ORCHESTRATOR_HOME on a shared disk."
+            )
+        try:
+            self.upload.events()
+        except OSError as error:
+            raise OrchestratorError(f"{self.path / 'events.jsonl'}: {error}") from error
+
     # Making and finding
 
     @classmethod
@@ -126,6 +146,9 @@ class RunDir:
         submission is not), UsageError when the directory cannot be made or written.
         """
         run = cls(plan.run_dir)
+        run.remote = storage_of(plan)
+        if run.upload is not None:
+            run.upload.claim(new=True)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             run._write_plan_once(plan)
@@ -135,7 +158,12 @@ class RunDir:
             if link != run.path and not link.exists():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(run.path, target_is_directory=True)
-        except OSError as error:
+        except BaseException as error:
+            if run.upload is not None:
+                with suppress(OSError):
+                    run.upload.give_up()
+            if not isinstance(error, OSError):
+                raise
             raise UsageError(
                 f"{error.filename or run.path}: cannot be written: {error.strerror}; runs are kept "
                 "there. Hint: set ORCHESTRATOR_HOME to a directory you may write to."
@@ -146,8 +174,8 @@ class RunDir:
     def _make_artifacts_dir(self) -> None:
         """Checkpoints live among the artifacts, so that a tracker that shows those shows them."""
         (self.artifacts_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if not self.checkpoints_dir.is_symlink():
-            self.checkpoints_dir.symlink_to("artifacts/checkpoints")
+        if not (self.path / "checkpoints").is_symlink():
+            (self.path / "checkpoints").symlink_to("artifacts/checkpoints")
 
     def _write_plan_once(self, plan: RunPlan) -> None:
         target = self.path / "plan.json"
@@ -191,14 +219,19 @@ class RunDir:
     # Plan and status
 
     def plan(self) -> RunPlan:
-        """What runs."""
+        """What runs. Its `run_dir` and `home` are where the directory is found now: a disk may have
+        been mounted elsewhere, or the run brought from its storage, since it was planned."""
         path = self.path / "plan.json"
         try:
-            return RunPlan.model_validate_json(path.read_bytes())
+            plan = RunPlan.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise RunNotFound(f"{path}: is missing; the run has not started here yet.") from None
         except ValueError as error:
             raise UsageError(f"{path}: is not a plan: {str(error).splitlines()[0]}") from error
+        here = self.path.absolute()
+        if plan.run_dir == str(here):
+            return plan
+        return plan.model_copy(update={"run_dir": str(here), "home": str(here.parent)})
 
     def status(self) -> StatusFile:
         """What status.json says; PENDING while there is none."""
@@ -248,7 +281,8 @@ class RunDir:
                 )
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}@{socket.gethostname()}\n".encode(), 0)
-            yield
+            with nullcontext() if self.upload is None else self.upload.keeping():
+                yield
         finally:
             os.close(descriptor)
 
@@ -279,118 +313,6 @@ class RunDir:
         finally:
             os.close(descriptor)
 
-    # Events
-
-    def append_event(self, kind: str, **fields: Any) -> None:
-        """Add one line to events.jsonl, in one write. `attempt=` overrides the directory's own."""
-        event = {"t": int(time.time() * 1000), "attempt": self.attempt, "kind": kind, **fields}
-        line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
-        self._patiently(lambda: self._append_line(line))
-
-    def _append_line(self, line: bytes) -> None:
-        path = self.path / "events.jsonl"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    line = b"\n" + line  # end the line that a killed writer left torn
-                if os.write(descriptor, line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise OrchestratorError(f"{path}: cannot be written: {error.strerror}.") from error
-
-    def sync_events(self) -> None:
-        """Make the events written so far survive a crash of the machine."""
-        try:
-            descriptor = os.open(self.path / "events.jsonl", os.O_RDONLY)
-        except FileNotFoundError:
-            return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def events(self, from_offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Whole events from a byte offset on, each with the offset behind it.
-
-        The line that is being written, or that a killed writer left torn, is not given; a later
-        call from the last offset gives it once it is whole.
-        """
-        try:
-            file = (self.path / "events.jsonl").open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            file.seek(from_offset)
-            offset = from_offset
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                offset += len(line)
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue  # a torn line that a later writer ended
-                if isinstance(event, dict):
-                    yield offset, event
-
-    def metrics(self) -> dict[str, list[tuple[int, float, int]]]:
-        """All metrics: for each key its (step, value, milliseconds since the epoch), by step."""
-        found: dict[str, list[tuple[int, float, int]]] = {}
-        for _, event in self.metric_events():
-            for key, value in event["values"].items():
-                found.setdefault(key, []).append((event["step"], value, event["t"]))
-        return {key: sorted(points) for key, points in found.items()}
-
-    def metric_events(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Metric events with the offset behind each, holding every (key, step) once.
-
-        Steps that a restart ran again give the same numbers, so the first value of a step stays.
-        What a worker of attempt n still wrote after attempt n + 1 had begun is not counted.
-        """
-        seen: set[tuple[str, int]] = set()
-        for offset, event in self.fenced_events():
-            if event["kind"] != "metrics":
-                continue
-            step = event["step"]
-            new = {key: v for key, v in event["values"].items() if (key, step) not in seen}
-            seen.update((key, step) for key in new)
-            if new:
-                yield offset, {**event, "values": new}
-
-    def fenced_events(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """`events()` without those of workers that outlived their attempt."""
-        current = 0
-        for offset, event in self.events():
-            if event["kind"] == "attempt":
-                current = max(current, event["number"])
-            elif event["attempt"] < current and event["kind"] in {"metrics", "progress"}:
-                continue
-            yield offset, event
-
-    def attempts(self) -> list[Attempt]:
-        """The run's tries."""
-        found: dict[int, Attempt] = {}
-        for _, event in self.fenced_events():
-            kind = event["kind"]
-            if kind == "attempt":
-                number = event["number"]
-                found[number] = Attempt(number, event["t"], workers=event.get("workers"))
-            elif kind == "attempt_end" and event["number"] in found:
-                attempt = found[event["number"]]
-                attempt.ended = event["t"]
-                attempt.reason = event.get("reason")
-                attempt.message = event.get("message")
-            elif kind == "metrics" and event["attempt"] in found:
-                attempt, step = found[event["attempt"]], event["step"]
-                first, last = attempt.first_step, attempt.last_step
-                attempt.first_step = step if first is None else min(step, first)
-                attempt.last_step = step if last is None else max(step, last)
-        return [found[number] for number in sorted(found)]
-
     # Requests to stop
 
     def request_stop(self) -> None:
@@ -413,9 +335,9 @@ class RunDir:
         return self.path / "logs"
 
     @property
-    def checkpoints_dir(self) -> Path:
+    def checkpoints_dir(self) -> AnyPath:
         """Where `<step:08d>` directories are."""
-        return self.path / "checkpoints"
+        return (self.path if self.remote is None else self.remote) / "checkpoints"
 
     @property
     def artifacts_dir(self) -> Path:
@@ -485,6 +407,12 @@ def resolve_run(home: str | os.PathLike[str], uri: str) -> RunDir:
     """The run that `run:/ID` or `run:/latest` names."""
     run_id = uri.removeprefix("run:/")
     return latest(home) if run_id == "latest" else RunDir.open(home, run_id)
+
+
+def storage_of(plan: RunPlan) -> RemotePath | None:
+    """Where a run is kept besides its directory; None where its spec names no URI."""
+    storage = plan.spec.storage
+    return RemotePath.of(storage) / plan.run_id if storage and is_uri(storage) else None
 
 
 def _is_run(path: Path) -> bool:

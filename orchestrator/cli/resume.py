@@ -8,9 +8,16 @@ from orchestrator.cli.common import JsonFlag, RunId, open_run
 
 
 def resume(run_id: RunId, as_json: JsonFlag = False) -> None:
-    """Continue a run from its last good checkpoint, needing only its directory."""
+    """Continue a run from its last good checkpoint, needing only its directory, or, where it was
+    kept in a bucket, the URI of that (`s3://bucket/runs/ID`)."""
     from orchestrator.cli.run import finish
+    from orchestrator.remote import is_uri
 
+    if is_uri(run_id):
+        from orchestrator.plan import default_home
+        from orchestrator.upload import download
+
+        run_id = download(run_id, default_home())
     run = open_run(run_id)  # no such run: said before anything heavy is loaded
     from orchestrator import submit
     from orchestrator.cli.console import Console

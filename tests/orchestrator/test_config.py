@@ -103,7 +103,7 @@ BAD = [
         "s.yaml:4: determinism: got the text 'exakt'; expected 'exact' or 'fast'. "
         "Hint: did you mean 'exact'?",
     ),
-    ("storage: s3://bucket/x", "s.yaml:4: storage: the URI 's3://bucket/x' is not supported yet"),
+    ("storage: s3n://bucket/x", "s.yaml:4: storage: nothing here knows the scheme 's3n'"),
     ("checkpoint: {best: a b c}", "s.yaml:4: checkpoint.best: 'a b c' is not a metric"),
     ("seed: 1\nseed: 2", "s.yaml:5: duplicate key 'seed'; it is already on line 4."),
     (
