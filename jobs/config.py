@@ -42,7 +42,8 @@ def build_model(config: ModelConfig, defaults: Mapping[str, Any]) -> nn.Module:
 
 class OptimizerConfig(Part):
     """SGD, Adam or AdamW with torch's parameters. `momentum` and `nesterov` are SGD's, `betas`
-    Adam's. `lr` is 0.1 by default for SGD, 0.001 for the others.
+    Adam's. `lr` is 0.1 by default for SGD, 0.001 for the others. A job with other defaults has a
+    subclass.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -55,8 +56,11 @@ class OptimizerConfig(Part):
     @model_validator(mode="before")
     @classmethod
     def _usual_rate(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "lr" not in data and data.get("name") in ("adam", "adamw"):
-            return {**data, "lr": 1e-3}
+        usual = cls.model_fields["name"].default
+        if isinstance(data, dict) and "lr" not in data and "name" in data:
+            sgd = data["name"] == "sgd"
+            if sgd != (usual == "sgd"):
+                return {**data, "lr": 0.1 if sgd else 1e-3}
         return data
 
     @model_validator(mode="after")
@@ -83,6 +87,14 @@ class OptimizerConfig(Part):
             return optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
         kind = optim.AdamW if self.name == "adamw" else optim.Adam
         return kind(groups, lr=self.lr, betas=self.betas)
+
+
+class AdamConfig(OptimizerConfig):
+    """The same with Adam where no name is given."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adam"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
 
 
 class ScheduleConfig(Part):

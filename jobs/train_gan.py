@@ -20,7 +20,7 @@ from pydantic import Field
 
 import tensorlib
 from jobs import plots
-from jobs.config import OptimizerConfig, Part, ScheduleConfig, TrainingConfig
+from jobs.config import AdamConfig, Part, ScheduleConfig, TrainingConfig
 from jobs.networks import GAN
 from jobs.sources import AugmentConfig, DataConfig, Source, load_source
 from jobs.training import Model, Step, Task, Training, train
@@ -44,18 +44,27 @@ class GanConfig(Part):
     width: int = Field(default=32, ge=1)
 
 
+class GanOptimizerConfig(AdamConfig):
+    """Adam as in the paper of Radford et al. (2016), where nothing else is said."""
+
+    lr: float = Field(default=2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+
+
+class GanScheduleConfig(ScheduleConfig):
+    """One rate all the time, where nothing else is said."""
+
+    name: Literal["cosine", "step", "constant"] = "constant"
+
+
 class Config(TrainingConfig):
-    """`params` of a DCGAN. What is not said about the optimizer and its schedule is as in the paper
-    of Radford et al. (2016): Adam, 0.0002, betas 0.5 and 0.999, all the time the same rate.
-    """
+    """`params` of a DCGAN."""
 
     model: GanConfig = GanConfig()
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(
-        name="adam", lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0
-    )
-    schedule: ScheduleConfig = ScheduleConfig(name="constant")
+    optimizer: GanOptimizerConfig = GanOptimizerConfig()
+    schedule: GanScheduleConfig = GanScheduleConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
     activation_checkpointing: Literal[False] = False
 

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 import tensorlib
 from jobs import recompute
-from jobs.config import OptimizerConfig, Part, TrainingConfig
+from jobs.config import AdamConfig, Part, TrainingConfig
 from jobs.data import series, text
 from jobs.networks import SequenceModel
 from jobs.training import Model, Step, Task, Training, train
@@ -62,7 +62,7 @@ class Config(TrainingConfig):
 
     model: SequenceModelConfig
     data: Annotated[text.TextConfig | series.SeriesConfig, Field(discriminator="kind")]
-    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0)
+    optimizer: AdamConfig = AdamConfig()
 
 
 class TextTask(Task):

@@ -21,7 +21,7 @@ from pydantic import Field
 
 import tensorlib
 from jobs import plots
-from jobs.config import OptimizerConfig, Part, TrainingConfig
+from jobs.config import AdamConfig, Part, TrainingConfig
 from jobs.data import table
 from jobs.images import judged
 from jobs.networks import TableModel
@@ -47,11 +47,11 @@ class TableModelConfig(Part):
 
 
 class Config(TrainingConfig):
-    """`params` of a training on a table; the optimizer is AdamW unless another is named."""
+    """`params` of a training on a table; the optimizer is Adam unless another is named."""
 
     model: TableModelConfig = TableModelConfig()
     data: table.TableConfig
-    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", lr=1e-3, weight_decay=1e-2)
+    optimizer: AdamConfig = AdamConfig()
     activation_checkpointing: Literal[False] = False
 
 
@@ -155,8 +155,8 @@ def load(weights: str) -> tuple[TableModel, table.Columns]:
 def predict(model: TableModel, columns: table.Columns, rows: pd.DataFrame) -> NDArray[Any]:
     """The target of each row: numbers float64 [N] in its unit, or names of classes [N].
 
-    Missing and unknown values are seen as in training with `missing: fill`. ValueError for a column
-    that is not there.
+    Missing values and categories that training did not see count as with `missing: fill`.
+    ValueError for a column that is not there, or holds something else.
     """
     numbers, codes = columns.encode(rows)
     with tensorlib.no_grad():

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def read(path: Path, needed: Sequence[str], ignored: Iterable[str], where: str) -> pd.DataFrame:
-    """The columns `needed`, each as text; empty and `NA` cells are missing.
+    """The columns `needed`, each as text. Missing is what pandas takes for it: empty cells, NA,
+    NaN, None, null and the like.
 
     Raises ValueError for a column that is not in the file, and for one of the file that is neither
     needed nor ignored; FileNotFoundError where there is no file.
@@ -50,7 +51,7 @@ def read(path: Path, needed: Sequence[str], ignored: Iterable[str], where: str) 
     return table[list(needed)]
 
 
-def numbers(column: pd.Series[str], path: Path) -> NDArray[np.float64]:
+def numbers(column: pd.Series[Any], path: object) -> NDArray[np.float64]:
     """A column as float64, NaN where a cell is missing. ValueError names the first other cell."""
     import pandas as pd
 

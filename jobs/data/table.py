@@ -68,24 +68,31 @@ class Columns:
     classes: list[str]
     target_scale: tuple[float, float]
 
-    def encode(self, table: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def encode(
+        self, table: pd.DataFrame, where: object = "the table"
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Rows as numbers [N, numeric] and categories [N, categorical]; what is missing becomes 0,
-        as does a category that training did not see. ValueError for a column that is not there.
-        """
-        import pandas as pd
+        as does a category that training did not see.
 
-        lacks = [name for name in (*self.numeric, *self.categories) if name not in table]
+        Raises ValueError for a column that is not there, for what is no number in a column of
+        numbers, and for what is no text in a column of categories: 7 is not "7".
+        """
+        named = [*self.numeric, *self.categories]
+        lacks = [name for name in named if name not in table]
         if lacks:
-            raise ValueError(
-                f"the table has no column {', '.join(lacks)}; expected "
-                f"{', '.join((*self.numeric, *self.categories))}"
-            )
+            raise ValueError(f"{where}: no column {', '.join(lacks)}; expected {', '.join(named)}")
         numbers = np.zeros((len(table), len(self.numeric)), np.float32)
         for i, (name, (mean, std)) in enumerate(self.numeric.items()):
-            values = pd.to_numeric(table[name]).to_numpy(np.float64)
-            numbers[:, i] = np.nan_to_num((values - mean) / std, nan=0.0)
+            values = (csvfile.numbers(table[name], where) - mean) / std
+            numbers[:, i] = np.where(np.isnan(values), 0.0, values)
         codes = np.zeros((len(table), len(self.categories)), np.int64)
         for i, (name, known) in enumerate(self.categories.items()):
+            wrong = [value for value in table[name].dropna().unique() if type(value) is not str]
+            if wrong:
+                raise ValueError(
+                    f"{where}: {name} holds {wrong[0]}; expected text, as it is categorical. "
+                    "Hint: pandas.read_csv(FILE, dtype=str)"
+                )
             index = {value: j for j, value in enumerate(known, 1)}
             codes[:, i] = table[name].map(index).fillna(0).to_numpy(np.int64)
         return numbers, codes
@@ -167,7 +174,9 @@ def load(config: TableConfig) -> Table:
     }
     if any(unseen.values()):
         facts["held_out_categories_unseen"] = {k: n for k, n in unseen.items() if n}
-    parts = [TensorDataset(*columns.encode(rows), columns.targets(rows)) for rows in (train, test)]
+    parts = [
+        TensorDataset(*columns.encode(rows, path), columns.targets(rows)) for rows in (train, test)
+    ]
     return Table(parts[0], parts[1], columns, facts)
 
 

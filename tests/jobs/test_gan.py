@@ -101,3 +101,14 @@ def test_what_cannot_be_is_said_before(planned: Callable[..., RunPlan], tmp_path
         preflight(planned("train_gan", {"data": data}))
     with pytest.raises(UsageError, match="activation_checkpointing"):
         planned("train_gan", SMALL | {"activation_checkpointing": True})
+
+
+def test_what_is_not_said_is_as_in_the_paper() -> None:
+    said = {"data": {"name": "digits"}, "schedule": {"warmup_steps": 5}}
+    for optimizer in ({}, {"name": "adam"}, {"weight_decay": 0}):
+        config = Config.model_validate(said | {"optimizer": optimizer})
+        assert (config.optimizer.name, config.optimizer.lr) == ("adam", 2e-4)
+        assert config.optimizer.betas == (0.5, 0.999)
+        assert config.schedule.name == "constant"
+    config = Config.model_validate(said | {"optimizer": {"name": "sgd"}})
+    assert (config.optimizer.name, config.optimizer.lr) == ("sgd", 0.1)
