@@ -18,6 +18,8 @@ def loss_curve(history: History, path: Path, names: Sequence[str] = ("loss", "ac
     for axes, name in zip(panels, names, strict=True):
         for key, style in ((f"train/{name}", {"alpha": 0.4}), (f"val/{name}", {"marker": "o"})):
             points = history.get(key, ())
+            if not points:
+                continue
             axes.plot([p[0] for p in points], [p[1] for p in points], label=key, **style)
         axes.set_xlabel("step")
         axes.set_ylabel(name)

@@ -60,7 +60,7 @@ def numbers(column: pd.Series[Any], path: object) -> NDArray[np.float64]:
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(
-            f"{path}: row {row + 1} of column {column.name!r} is {column.iloc[row]!r} "
+            f"{path}: row {row + 1} of column {column.name!r} is '{column.iloc[row]}' "
             f"({int(wrong.sum())} such); expected a finite number, or nothing"
         )
     return values

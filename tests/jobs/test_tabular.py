@@ -77,7 +77,7 @@ def test_a_saved_model_predicts_what_was_judged(run_here: Any) -> None:
         train_tabular.predict(model, columns, rows.drop(columns="age"))
     with pytest.raises(ValueError, match="district holds 7; expected text"):
         train_tabular.predict(model, columns, rows.assign(district=7))
-    with pytest.raises(ValueError, match="row 1 of column 'area' is inf"):
+    with pytest.raises(ValueError, match="row 1 of column 'area' is 'inf'"):
         train_tabular.predict(model, columns, rows.assign(area=np.inf))
 
 
