@@ -285,6 +285,7 @@ class JobContext:
         self.artifacts = Artifacts(run_dir, rank)
         self.stop_seen = False  # what `should_stop` last said; the run's status depends on it
         self._terminated = threading.Event()
+        self._leave = f"{run_dir.path}/attempts/{attempt}/leave"  # orchestrator/place.py
         self._stacks: IO[str] | None = None
         self._old_handler: Any = None
 
@@ -320,7 +321,11 @@ class JobContext:
         Ranks may see it at different steps; a job that talks between ranks lets them agree first.
         """
         self._move()
-        self.stop_seen = self._terminated.is_set() or self.run_dir.stop_requested()
+        self.stop_seen = (
+            self._terminated.is_set()
+            or self.run_dir.stop_requested()
+            or os.path.exists(self._leave)
+        )
         return self.stop_seen
 
     def _move(self, step: int | None = None, phase: str | None = None) -> None:

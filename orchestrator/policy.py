@@ -11,12 +11,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.run import TerminationReason
-from orchestrator.spec import RetrySpec
+from orchestrator.spec import ResourceSpec, RetrySpec
 
-__all__ = ["Decision", "Failure", "FailureKind", "Retry", "Stop", "decide"]
+__all__ = [
+    "Decision",
+    "Failure",
+    "FailureKind",
+    "Resize",
+    "Retry",
+    "Stop",
+    "decide",
+    "resize",
+    "start_size",
+]
 
 FailureKind = Literal["job_error", "not_finite", "worker_died", "hung", "preempted", "backend"]
 
+# How long room has to be there before a run grows into it, which costs a start of its workers.
+GROW_AFTER_S = 10.0
+# How long a run that has lost workers waits for a spare place before it goes on with fewer.
+SPARE_WAIT_S = 15.0
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 30.0
 _WORDS: dict[FailureKind, tuple[str, TerminationReason]] = {
@@ -67,12 +81,48 @@ class Stop:
 Decision = Retry | Stop
 
 
+@dataclass(frozen=True)
+class Resize:
+    """Save, and go on with `workers` workers."""
+
+    workers: int
+
+
+def resize(size: int, room: int, resources: ResourceSpec, stayed_s: float) -> Resize | None:
+    """Whether an attempt of `size` workers is to go on with more while it runs well.
+
+    It is where there has been room for more than `size` for a while, up to the most that the spec
+    allows. A run shrinks only when it has lost workers, never to make room.
+
+    Args:
+        room: for how many workers the cluster has room, those that run among them.
+        stayed_s: how long there has been just that much.
+    """
+    target = min(room, resources.max_workers)
+    if target > size and stayed_s >= GROW_AFTER_S:
+        return Resize(target)
+    return None
+
+
+def start_size(room: int, before: int, resources: ResourceSpec, waited_s: float) -> int | None:
+    """With how many workers an attempt starts now; None: wait for more room.
+
+    Takes the room there is, but waits SPARE_WAIT_S for as many workers as there were `before`: a
+    spare node may come, and what has just ended is given back in a moment.
+    """
+    size = min(room, resources.max_workers)
+    if size < resources.min_workers or (size < before and waited_s < SPARE_WAIT_S):
+        return None
+    return size
+
+
 def decide(failures: Sequence[Failure], budgets: RetrySpec) -> Decision:
     """Retry or stop, given all failures of a run so far, oldest first.
 
-    A hang and a failure of the backend (Ray itself) count against the budget of worker deaths. The
-    first retry of a kind is immediate, later ones wait 1, 2, 4 ... 30 s. A loss that is not finite
-    would be so again, and ends the run. ValueError without a failure.
+    A hang and a failure of the backend (Ray itself) count against the budget of worker deaths. A
+    retry is immediate where the attempt came further than the ones before it, and where it is the
+    first of its kind; those after it wait 1, 2, 4 ... 30 s. A loss that is not finite would be so
+    again, and ends the run. ValueError without a failure.
     """
     if not failures:
         raise ValueError("decide: no failures were given; expected at least one.")
@@ -95,7 +145,7 @@ def decide(failures: Sequence[Failure], budgets: RetrySpec) -> Decision:
     if len(same) > allowed:
         budget = noun.replace(" ", "_").removeprefix("job_")
         return Stop(reason, f"{last} ({len(same)} {noun}, retry.{budget} is {allowed})")
-    return Retry(_delay_s(len(same)))
+    return Retry(_delay_s(_in_place(failures, noun)))
 
 
 def _same_bug(one: Failure, other: Failure) -> bool:
@@ -105,6 +155,21 @@ def _same_bug(one: Failure, other: Failure) -> bool:
 def _bug(failure: Failure) -> tuple[str, str, int | None]:
     # The message may hold addresses or times; the type does not.
     return failure.error.partition(":")[0], failure.where, failure.step
+
+
+def _in_place(failures: Sequence[Failure], noun: str) -> int:
+    """How many failures of a kind there were since the run last came further than before."""
+    reached, new = -1, []
+    for failure in failures:
+        step = -1 if failure.step is None else failure.step
+        new.append(step > reached)
+        reached = max(reached, step)
+    count = 0
+    for failure, further in zip(reversed(failures), reversed(new), strict=True):
+        count += _WORDS[failure.kind][0] == noun
+        if further:
+            break
+    return count
 
 
 def _delay_s(count: int) -> float:

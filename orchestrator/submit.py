@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from orchestrator import batch, policy, report, supervise
+from orchestrator import batch, report, supervise
+from orchestrator.attempts import Attempts
 from orchestrator.context import JobContext
 from orchestrator.errors import BackendUnavailable, OrchestratorError, UsageError
 from orchestrator.files import DISK_WAIT_S, is_full
@@ -28,9 +30,6 @@ from orchestrator.worker import run_job
 STOP_GRACE_S = 6.0
 SAVE_GRACE_S = 60.0
 STOPPED_TRACKER_S = 3.0
-# How long a run waits for the nodes it needs, and how often it says so.
-NODE_WAIT_S = 1800.0
-WAITING_EVERY_S = 10.0
 
 
 class Talk(Protocol):
@@ -43,16 +42,17 @@ class Talk(Protocol):
 
 
 def execute(plan: RunPlan, *, console: Talk) -> Run:
-    """Run `plan` to its end in this process, workers on Ray. Ctrl-C and SIGTERM stop it.
+    """Run `plan` to its end, workers on Ray. Ctrl-C and SIGTERM stop it.
 
     Raises UsageError before anything is written where inputs, outputs or resources are wrong;
     afterwards the run's own status tells what happened.
     """
-    preflight(plan)
-    with supervise.interrupts() as signals:
-        run_dir = _create(plan)
-        with run_dir.lock():
-            return _Driver(plan, run_dir, console).supervised(signals)
+
+    def work(at_once: threading.Event) -> None:
+        preflight(plan)
+        _Driver(plan, _create(plan), console, at_once).drive()
+
+    return _in_child(work, plan, console)
 
 
 def resume(home: str | os.PathLike[str], run_id: str, *, console: Talk) -> Run:
@@ -64,10 +64,69 @@ def resume(home: str | os.PathLike[str], run_id: str, *, console: Talk) -> Run:
             f"{run_id}: has succeeded already; expected a failed, stopped or interrupted run. "
             f"Hint: orchestrator report {run_id}"
         )
-    preflight(plan)
-    with supervise.interrupts() as signals, run_dir.lock():
-        run_dir.clear_stop()
-        return _Driver(plan, run_dir, console).supervised(signals)
+
+    def work(at_once: threading.Event) -> None:
+        _Driver(plan, RunDir.open(home, run_id), console, at_once).drive(again=True)
+
+    return _in_child(work, plan, console)
+
+
+def _in_child(work: Callable[[threading.Event], None], plan: RunPlan, console: Talk) -> Run:
+    """Drive a run in another process; this one takes the signals and has the last word.
+
+    KeyboardInterrupt where a signal came before there was a run.
+    """
+    run_dir = RunDir(plan.run_dir)
+
+    def closing(at_once: threading.Event) -> None:
+        try:
+            work(at_once)
+        finally:
+            console.close()
+
+    with supervise.interrupts() as signals:
+        fate = supervise.supervise(closing, run_dir, signals)
+        if fate.error is not None:
+            raise fate.error
+        how = signal.Signals(-fate.code).name if fate.code < 0 else f"exit code {fate.code}"
+        if not (run_dir.path / "plan.json").exists():
+            if signals:
+                raise KeyboardInterrupt
+            raise OrchestratorError(f"{plan.run_id}: the process that makes it ended with {how}.")
+        if fate.code:
+            _settle(run_dir, None if signals else f"the process that drove it ended with {how}")
+    return Run(run_dir)
+
+
+def _settle(run_dir: RunDir, lost: str | None) -> None:
+    """The last word on a run whose driver ended without one: it was stopped, or `lost`."""
+    with run_dir.lock():
+        driver = _Driver(run_dir.plan(), run_dir, _Stderr(), threading.Event())
+        status = run_dir.status()
+        if not status.terminal:
+            reason = TerminationReason.DRIVER_LOST if lost else TerminationReason.STOP_REQUESTED
+            message = lost or "stopped without waiting for its workers"
+            run_dir.attempt = status.attempts
+            if any(attempt.ended is None for attempt in run_dir.attempts()[-1:]):
+                driver.end_attempt(status.attempts, reason, message)
+            driver.set_status(reason.status, reason, message, ended_at=time.time())
+        driver.console.warn(
+            f"MLflow was not told how the run ended. Hint: orchestrator sync {run_dir.run_id}"
+        )
+        report.build(run_dir)
+
+
+class _Stderr:
+    """Talk of the process that takes the signals, beside that of the one that drives the run."""
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
+
+    def progress(self, *_: Any, **__: Any) -> None: ...
+    def close(self) -> None: ...
 
 
 def submit_remote(plan: RunPlan, address: str) -> Run:
@@ -106,11 +165,8 @@ def run_here(plan: RunPlan, *, console: Talk) -> Run:
     """The same job with one worker in this process, without Ray: `python -m jobs.X spec.yaml`."""
     preflight(plan)
     run_dir = _create(plan)
-    with run_dir.lock():
-        driver = _Driver(plan, run_dir, console)
-        driver.begin()
-        driver.drive(in_process=True)
-        return Run(run_dir)
+    _Driver(plan, run_dir, console).drive(in_process=True)
+    return Run(run_dir)
 
 
 def _create(plan: RunPlan) -> RunDir:
@@ -123,7 +179,13 @@ def _create(plan: RunPlan) -> RunDir:
 class _Driver:
     """One process's attempt to bring a run to its end. The run directory holds all its state."""
 
-    def __init__(self, plan: RunPlan, run_dir: RunDir, console: Talk) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        run_dir: RunDir,
+        console: Talk,
+        at_once: threading.Event | None = None,
+    ) -> None:
         self.plan, self.run_dir, self.console = plan, run_dir, console
         run_dir.disk_wait_s, run_dir.say = DISK_WAIT_S, console.warn
         self.interrupts: list[int] = []
@@ -131,56 +193,21 @@ class _Driver:
         self._offset = 0
         self._stop_seen: float | None = None
         self._abandoned = False
-        self._at_once = threading.Event()
+        self._at_once = at_once or threading.Event()
 
-    def supervised(self, signals: list[int]) -> Run:
-        """Drive the run in a child process; `signals` collects those that ask for a stop."""
-        self.begin()
-        resources = self.plan.spec.resources
-        where = f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray"
-        upto = f" to {resources.max_workers}" if resources.elastic else ""
-        self.console.say(f"starting {resources.min_workers}{upto} workers on {where}")
+    def drive(self, in_process: bool = False, again: bool = False) -> None:
+        """Own the run and bring it to its end; `again`: continue it."""
+        with self.run_dir.lock():
+            if again:
+                preflight(self.plan)
+                self.run_dir.clear_stop()
+            self._drive(in_process)
 
-        def work(at_once: threading.Event) -> None:
-            self._at_once = at_once
-            try:
-                self.drive()
-            finally:
-                self.console.close()
-
-        fate = supervise.supervise(work, self.run_dir, signals, self.console.say)
-        if fate.error is not None:
-            raise fate.error
-        if fate.code:
-            self._settle(fate.code, bool(signals))
-        return Run(self.run_dir)
-
-    def _settle(self, code: int, stopped: bool) -> None:
-        """The last word on a run whose process ended without one."""
-        status = self.run_dir.status()
-        if not status.terminal:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            reason, message = TerminationReason.STOP_REQUESTED, "stopped without waiting"
-            if not stopped:
-                reason, message = TerminationReason.DRIVER_LOST, f"the driver ended with {how}"
-            self.run_dir.attempt = status.attempts
-            if any(a.ended is None for a in self.run_dir.attempts()[-1:]):
-                self.end_attempt(status.attempts, reason, message)
-            self._set(reason.status, reason, message, ended_at=time.time())
-        self.console.warn(
-            f"tracking: MLflow was not told of the end. Hint: orchestrator sync {self.plan.run_id}"
-        )
-        report.build(self.run_dir)
-
-    def begin(self) -> None:
-        """Note that the run is being started."""
-        run_dir = self.run_dir
+    def _drive(self, in_process: bool) -> None:
+        plan, run_dir = self.plan, self.run_dir
         run_dir.attempt = run_dir.status().attempts
         self._offset = max((offset for offset, _ in run_dir.events()), default=0)
-        self._set(RunStatus.PENDING, None, None, started_at=time.time(), ended_at=None)
-
-    def drive(self, in_process: bool = False) -> None:
-        plan, run_dir = self.plan, self.run_dir
+        self.set_status(RunStatus.PENDING, None, None, started_at=time.time(), ended_at=None)
         mirror = Mirror(plan, run_dir, self.console.warn)
         mirror.start()
         reason, message = TerminationReason.BACKEND_UNAVAILABLE, "did not start"
@@ -211,66 +238,7 @@ class _Driver:
         from orchestrator.engine import cluster
 
         with self.cluster():
-            return self._attempts(cluster.cpus)
-
-    def _attempts(self, cpus: Callable[[], int]) -> tuple[TerminationReason, str]:
-        """Attempts until one ends well or the policy says stop."""
-        from orchestrator.engine import training
-
-        failures: list[policy.Failure] = []
-        while True:
-            workers = self._room(cpus)
-            if workers is None:
-                return TerminationReason.STOP_REQUESTED, "stopped while it waited for nodes"
-            number = self.begin_attempt(workers)
-            failure = training.run_attempt(
-                self.plan, self.run_dir, number, workers, watch=self._watch, token=self.token
-            )
-            self._pump()
-            if failure is None:
-                stopped = self._stopped_early()
-                reason = (
-                    TerminationReason.STOP_REQUESTED if stopped else TerminationReason.COMPLETED
-                )
-                self.end_attempt(number, reason, "")
-                return reason, ""
-            failures.append(failure)
-            self.end_attempt(number, failure.reason, str(failure))
-            if self.stop_wanted():
-                return TerminationReason.STOP_REQUESTED, "stopped while a worker was failing"
-            decision = policy.decide(failures, self.plan.spec.retry)
-            if isinstance(decision, policy.Stop):
-                return decision.reason, decision.message
-            self.console.warn(
-                f"attempt {number}: {failure.error}; trying again from the last good checkpoint"
-            )
-            self._set(RunStatus.RESTARTING, failure.reason, str(failure))
-            self._pause(decision.after_s)
-
-    def _room(self, cpus: Callable[[], int]) -> int | None:
-        """How many workers the cluster has room for, at most as many as the spec says.
-
-        While it has less than the least of them (a node was lost), waits for one to come back and
-        says so; None where a stop was asked for. BackendUnavailable after NODE_WAIT_S.
-        """
-        resources = self.plan.spec.resources
-        least, per = resources.min_workers, resources.cpus_per_worker
-        began, next_line = time.monotonic(), 0.0
-        while (workers := min(resources.max_workers, (have := cpus()) // per)) < least:
-            now = time.monotonic()
-            if self.stop_wanted():
-                return None
-            text = f"the cluster has {have} CPUs; {least} workers x {per} CPUs need {least * per}"
-            if now - began >= NODE_WAIT_S:
-                raise BackendUnavailable(
-                    f"{text}, and no node came back in {NODE_WAIT_S:g} s. Hint: orchestrator "
-                    f"resume {self.plan.run_id} when there are enough"
-                )
-            if now >= next_line:
-                next_line = now + WAITING_EVERY_S
-                self.console.warn(f"{text}: waiting for a node ({now - began:.0f} s)")
-            time.sleep(0.2)
-        return workers
+            return Attempts(self, cluster).run()
 
     def _train_here(self) -> tuple[TerminationReason, str]:
         number = self.begin_attempt(1)
@@ -294,18 +262,18 @@ class _Driver:
         finally:
             ended.set()
             pump.join()
-            self._pump()
+            self.pump()
             context.close()
-        stopped = self._stopped_early()
+        stopped = self.stopped_early()
         reason = TerminationReason.STOP_REQUESTED if stopped else TerminationReason.COMPLETED
         self.end_attempt(number, reason, "")
         return reason, ""
 
     def _pump_until(self, ended: threading.Event) -> None:
         while not ended.wait(0.2):
-            self._pump()
+            self.pump()
 
-    def _stopped_early(self) -> bool:
+    def stopped_early(self) -> bool:
         """Whether a rank saw the request to stop; one that came too late changes nothing."""
         return self._abandoned or any(
             event["kind"] == "stop_seen" and event["attempt"] == self.run_dir.attempt
@@ -319,7 +287,7 @@ class _Driver:
         self.run_dir.attempt = number
         self.run_dir.attempt_dir(number)
         self.run_dir.append_event("attempt", number=number, workers=workers)
-        self._set(RunStatus.RUNNING, None, None, attempts=number)
+        self.set_status(RunStatus.RUNNING, None, None, attempts=number)
         return number
 
     def end_attempt(self, number: int, reason: TerminationReason, message: str) -> None:
@@ -332,7 +300,7 @@ class _Driver:
             step=max(steps, default=None),
         )
 
-    def _set(
+    def set_status(
         self, status: RunStatus, reason: TerminationReason | None, message: str | None, **more: Any
     ) -> None:
         self.run_dir.write_status(
@@ -346,10 +314,10 @@ class _Driver:
         )
 
     def _end(self, mirror: Mirror, reason: TerminationReason, message: str) -> None:
-        self._pump()
+        self.pump()
         status = reason.status
         try:
-            self._set(status, reason, message or None, ended_at=time.time())
+            self.set_status(status, reason, message or None, ended_at=time.time())
             limit_s = STOPPED_TRACKER_S if status is RunStatus.STOPPED else None
             pending = mirror.finish(status, limit_s)
             if pending:
@@ -367,11 +335,11 @@ class _Driver:
                 f"orchestrator resume {self.plan.run_id}"
             )
 
-    def _watch(self, beats: Mapping[int, Beat]) -> bool:
+    def watch(self, beats: Mapping[int, Beat]) -> bool:
         """Called while workers run; False when they are not to be waited for after a stop: they
         have nothing to save yet, had their time, or somebody insists.
         """
-        self._pump()
+        self.pump()
         if self.stop_wanted():
             now = time.monotonic()
             self._stop_seen = self._stop_seen or now
@@ -385,7 +353,7 @@ class _Driver:
     def stop_wanted(self) -> bool:
         return bool(self.interrupts) or self.run_dir.stop_requested()
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.stop_wanted():
             time.sleep(0.1)
@@ -397,12 +365,17 @@ class _Driver:
 
         resources = self.plan.spec.resources
         workers, cpus = resources.min_workers, resources.cpus_per_worker
+        where = f"Ray at {self.plan.address}" if self.plan.address else "an embedded Ray"
+        upto = f" to {resources.max_workers}" if resources.elastic else ""
+        self.console.say(f"starting {workers}{upto} workers on {where}")
         batch = self.plan.engine == "batch"
         with (
             cluster.connect(self.plan.address, cpus, batch=batch) as total,
             self.signals(),
         ):
-            cluster.check_resources(total, workers, cpus)
+            # A run that goes on may wait for a node that it had.
+            if self.plan.address is None or self.run_dir.status().attempts == 0:
+                cluster.check_resources(total, workers, cpus)
             yield total
 
     @contextmanager
@@ -426,7 +399,7 @@ class _Driver:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Show what the workers wrote since the last look."""
         for offset, event in self.run_dir.events(self._offset):
             self._offset = offset

@@ -35,6 +35,7 @@ ENDING_S = 5.0
 URGENT_S = 5.0
 LONGEST_S = 100.0
 _POLL_S = 0.1
+_STOPPING = "stopping: the workers save their state (once more: at once)"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ def supervise(
     work: Callable[[threading.Event], None],
     run_dir: RunDir,
     signals: list[int],
-    say: Callable[[str], None],
 ) -> Fate:
     """Do `work` in a child process until it is done, or until signals came and their time is up.
 
@@ -89,7 +89,7 @@ def supervise(
     os.close(control)
     os.close(words_end)
     try:
-        return _wait(pid, words, control_end, run_dir, signals, say)
+        return _wait(pid, words, control_end, run_dir, signals)
     except BaseException:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, signal.SIGKILL)
@@ -107,7 +107,6 @@ def _wait(
     control: int,
     run_dir: RunDir,
     signals: list[int],
-    say: Callable[[str], None],
 ) -> Fate:
     said = b""
     asked = urgent = None
@@ -121,7 +120,7 @@ def _wait(
         now = time.monotonic()
         if signals and asked is None:
             asked = now
-            say("stopping: the workers save their state (once more: at once)")
+            print(_STOPPING, file=sys.stderr, flush=True)  # noqa: T201
             with contextlib.suppress(OSError):  # a full disk; the workers are not waited for then
                 run_dir.request_stop()
         if len(signals) > 1 and urgent is None:

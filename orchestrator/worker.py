@@ -1,4 +1,7 @@
-"""What every training worker does, whoever started it: context, logs, job, last words."""
+"""What every training worker does, whoever started it: context, logs, job, last words.
+
+python -m orchestrator.worker RUN_DIR ATTEMPT     # started at its place (orchestrator/place.py)
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,31 @@ from typing import Any
 from orchestrator.context import JobContext
 from orchestrator.plan import RunPlan
 from orchestrator.store import RunDir, atomic_write_json
+
+
+def main() -> int:
+    """One rank, as the environment says; exit code 1 where the job raised."""
+    threading.Thread(target=_end_with_place, name="place", daemon=True).start()
+    run_dir, attempt = Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        run_worker(
+            RunDir(run_dir).plan(),
+            run_dir,
+            attempt=attempt,
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+        )
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _end_with_place() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)  # the place is gone, and with it whoever could tell how this rank ended
 
 
 def run_worker(
@@ -27,8 +56,6 @@ def run_worker(
     try:
         run_job(plan, context)
     except BaseException as error:
-        traceback.print_exc()
-        sys.stderr.flush()
         record = {"rank": rank, "step": context.metrics.last_step, **describe(error)}
         try:
             atomic_write_json(directory.attempt_dir(attempt) / f"failure-rank-{rank}.json", record)
@@ -82,3 +109,10 @@ def _log_to(path: Path, header: str) -> None:
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr.write(f"--- {header}\n")
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread of the job must not keep the rank from ending

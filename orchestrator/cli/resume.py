@@ -30,5 +30,4 @@ def resume(run_id: RunId, as_json: JsonFlag = False) -> None:
         run = submit.resume(default_home(), run_id, console=console)
     finally:
         console.close()
-    console.begin()
     raise typer.Exit(finish(run, as_json))

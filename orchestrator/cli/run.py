@@ -56,7 +56,6 @@ def execute(plan: RunPlan, as_json: bool) -> int:
         run = submit.execute(plan, console=console)
     finally:
         console.close()
-    console.begin()
     return finish(run, as_json)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from orchestrator.errors import BackendUnavailable, UsageError
 
 # Blocks of decoded images are the largest things in an embedded object store; two dozen fit.
 EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
+_ANSWER_S = 1.0
 
 
 def local_resources() -> dict[str, float]:
@@ -49,6 +51,8 @@ def connect(
         # Ray Data's actors make the core print a long "error" that is none, on the terminal.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Places are taken on nodes that have them: what is not there at once has been lost meanwhile.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -64,6 +68,8 @@ def connect(
         "namespace": "orchestrator",
     }
     if address is None:
+        # A process per attempt that looks for nodes about to go; this one is here as long as we.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {
             "address": "local",
             "num_cpus": int(local_resources()["CPU"]),
@@ -89,12 +95,34 @@ def connect(
         ray.shutdown()
 
 
-def cpus() -> int:
-    """CPUs of the nodes that Ray holds for alive now."""
-    import ray
+def free_places(cpus: int) -> list[str]:
+    """Where workers of `cpus` CPUs each fit now: the id of a node for each, fullest nodes first.
 
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return int(sum(resources.get("CPU", 0.0) for resources in alive))
+    Counts what nobody holds on nodes that answer; Ray takes a node for alive for many seconds after
+    it has gone.
+    """
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    rooms = {name: int(free.get(name, {}).get("CPU", 0.0)) // cpus for name in nodes}
+    alone = len(nodes) == 1
+    return [
+        name
+        for name, room in sorted(rooms.items(), key=lambda item: (-item[1], item[0]))
+        if room and (alone or _answers(nodes[name]))
+        for _ in range(room)
+    ]
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    address = node["NodeManagerAddress"], int(node["NodeManagerPort"])
+    try:
+        with socket.create_connection(address, timeout=_ANSWER_S):
+            return True
+    except OSError:
+        return False
 
 
 def check_resources(resources: Mapping[str, float], workers: int, cpus_per_worker: int) -> None:

@@ -1,18 +1,21 @@
-"""One attempt of a data-parallel training on Ray Train V2, without torch.
+"""The workers of a data-parallel training on Ray Train V2, without torch.
 
-Ray Train places the workers, watches them and tears them down; restarts are decided one level up
-(`orchestrator.policy`), because Ray's own budget cannot tell a bug from a dead machine. Checkpoints
-and metrics go to the run directory, not through `ray.train.report`, which is limited to one call
-per controller poll and forgets what it has not registered when a worker hangs.
+Ray Train finds a place for each worker, watches these and gives them back; what runs there, and
+whether an attempt is tried again, is decided one level up (`orchestrator.place`,
+`orchestrator.policy`): Ray's own budget cannot tell a bug from a dead machine, and its restarts
+start all processes anew. Checkpoints and metrics go to the run directory, not through
+`ray.train.report`, which is limited to one call per controller poll and forgets what it has not
+registered when a worker hangs.
 """
 
 from __future__ import annotations
 
 import os
-import socket
+import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,23 +23,26 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import PreemptionError
 
 from orchestrator.errors import BackendUnavailable
 from orchestrator.heartbeat import Beat, Hang, HangDetector, kill_here, read_beats, write_stacks
+from orchestrator.place import Orders, Place, read_ended
 from orchestrator.plan import RunPlan
-from orchestrator.policy import Failure
+from orchestrator.policy import Failure, FailureKind
 from orchestrator.store import RunDir
-from orchestrator.worker import read_failures, run_worker
+from orchestrator.worker import read_failures
 
-_END_S = 30.0  # how long Ray Train may take to notice that workers were killed
+_END_S = 30.0  # how long workers that were killed may take to be gone
+_LEAVE_S = 10.0  # how long the places may take to be given back
+_ECHO_S = 10.0  # how long the others may take to notice that a rank has died
 
 
 @dataclass
 class ProcessGroupConfig(BackendConfig):  # type: ignore[misc]  # Ray publishes no types
-    """Gives each worker torch's environment variables; the job's own library does the rest."""
-
-    token: str = ""
+    """Tells each place who it is, in the words of torch's environment variables."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -47,8 +53,8 @@ class _ProcessGroupBackend(Backend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
         nodes = worker_group.execute(_node_id)
         # On one machine nothing needs to listen on an outer interface.
-        master = "127.0.0.1" if len(set(nodes)) == 1 else None
-        address, port = worker_group.execute_single(0, _rendezvous, master)
+        alone = len(set(nodes)) == 1
+        address = "127.0.0.1" if alone else worker_group.execute_single(0, _address)
         ray.get(
             [
                 worker_group.execute_single_async(
@@ -59,8 +65,6 @@ class _ProcessGroupBackend(Backend):  # type: ignore[misc]
                         "LOCAL_RANK": str(nodes[:rank].count(nodes[rank])),
                         "WORLD_SIZE": str(len(nodes)),
                         "MASTER_ADDR": address,
-                        "MASTER_PORT": str(port),
-                        "TENSORLIB_DIST_TOKEN": backend_config.token,
                     },
                 )
                 for rank in range(len(nodes))
@@ -72,128 +76,185 @@ def _node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _rendezvous(address: str | None) -> tuple[str, int]:
-    address = address or ray.util.get_node_ip_address()
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return address, int(probe.getsockname()[1])
+def _address() -> str:
+    return str(ray.util.get_node_ip_address())
 
 
 def _set_environment(values: dict[str, str]) -> None:
     os.environ.update(values)
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _serve(config: dict[str, Any]) -> None:
     """Body of each Ray Train worker."""
-    plan = RunPlan.model_validate_json(config["plan"])
-    run_worker(
-        plan,
-        Path(config["run_dir"]),
-        attempt=config["attempt"],
+    Place(
+        RunDir(Path(config["run_dir"])),
+        config["first"],
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         local_rank=int(os.environ["LOCAL_RANK"]),
-    )
+        address=os.environ["MASTER_ADDR"],
+        token=config["token"],
+    ).serve()
 
 
-def run_attempt(
-    plan: RunPlan,
+class _EmbeddedTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Without the process that frees what a dead controller held: the whole cluster ends with the
+    run, and each process takes a second of a core to start.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+
+class WorkerGroup:
+    """Places on the connected cluster, for attempts from `first` on.
+
+    Args:
+        nodes: the node of each place; what Ray believes of a node that has just gone is old.
+        token: a secret of the run, which its ranks show each other.
+    """
+
+    def __init__(
+        self, plan: RunPlan, run_dir: RunDir, first: int, nodes: Sequence[str], token: str
+    ) -> None:
+        self.size = len(nodes)
+        self._plan, self._run_dir = plan, run_dir
+        self._orders = Orders(run_dir, first)
+        self._attempt = first
+        trainer = (_EmbeddedTrainer if plan.address is None else DataParallelTrainer)(
+            _serve,
+            train_loop_config={"run_dir": str(run_dir.path), "first": first, "token": token},
+            backend_config=ProcessGroupConfig(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.size,
+                resources_per_worker={"CPU": plan.spec.resources.cpus_per_worker},
+                label_selector=[{"ray.io/node-id": node} for node in nodes],
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"{plan.run_id}-{first}",
+                storage_path=str(run_dir.attempt_dir(first) / "ray_train"),
+                failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
+            ),
+        )
+        self._error: BaseException | None = None
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:
+                self._error = error
+
+        # In a thread, so that Ray leaves SIGINT alone and the main thread can watch.
+        self._thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether all places are still held, so that another attempt can run there."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Give the places back. Where a machine is gone, Ray takes longer than this waits."""
+        self._orders.leave()
+        self._thread.join(_LEAVE_S)
+
+    def ask_to_leave(self) -> None:
+        """Have the ranks save and return, as at a stop."""
+        self._orders.ask_to_leave(self._attempt)
+
+    def run(self, attempt: int, watch: Callable[[Mapping[int, Beat]], bool]) -> Failure | None:
+        """Run the job once in all ranks; None when all of them returned.
+
+        `watch` is called about five times a second in this thread with the last notes of the ranks;
+        where it returns False the ranks are killed and None is returned as well: the caller knows
+        why. A rank that is silent for `retry.hang_timeout_s` ends the attempt; the stacks of all
+        ranks are in the attempt's directory then.
+        """
+        self._attempt = attempt
+        directory = self._run_dir.attempt_dir(attempt)
+        detector = HangDetector(self._plan.spec.retry.hang_timeout_s)
+        failed_at: float | None = None
+        dead: dict[int, int] = {}
+        self._orders.start(attempt)
+        while len(ended := read_ended(directory)) < self.size and self.alive:
+            beats = read_beats(directory)
+            if not watch(beats):
+                self._kill(attempt)
+                return None
+            failed = {rank: code for rank, code in ended.items() if code}
+            if failed and failed_at is None:
+                failed_at, dead = time.monotonic(), failed
+            if failed_at is not None and time.monotonic() - failed_at > _ECHO_S:
+                self._orders.kill(attempt)  # it does not talk to the dead one, as in a long step
+            elif failed_at is None and (hang := detector.look(beats)) is not None:
+                return self._end_hang(hang, directory, attempt)
+            self._thread.join(0.1)
+        if len(ended) == self.size and not any(ended.values()):
+            return None
+        dead = dead or {rank: code for rank, code in ended.items() if code}
+        return classify(self._error, self._run_dir, attempt, self.size, dead)
+
+    def _kill(self, attempt: int) -> bool:
+        """End all ranks of an attempt; whether they are gone now."""
+        directory = self._run_dir.attempt_dir(attempt)
+        self._orders.kill(attempt)
+        kill_here(read_beats(directory))
+        end = time.monotonic() + _END_S
+        while self.alive and time.monotonic() < end:
+            if len(read_ended(directory)) >= len(read_beats(directory)):
+                return True
+            self._thread.join(0.1)
+        return not self.alive
+
+    def _end_hang(self, hang: Hang, directory: Path, attempt: int) -> Failure:
+        """Write all stacks, kill the ranks, and say who held the attempt up and where it stands."""
+        beats = read_beats(directory)
+        places = write_stacks(directory, beats)
+        what = "gave no sign of life" if hang.silent else "did not move on"
+        ranks = ", ".join(map(str, hang.ranks))
+        stand = "; ".join(f"rank {rank} {place}" for rank, place in sorted(places.items()))
+        error = (
+            f"WorkerHung: rank {ranks} {what} for {hang.after_s:g} s: {stand}. "
+            f"Stacks: {directory}/rank-*.stacks"
+        )
+        if not self._kill(attempt):  # another attempt would run beside these workers
+            ended = read_ended(directory)
+            left = [
+                f"rank {beat.rank} (pid {beat.pid} on {beat.host})"
+                for beat in beats.values()
+                if beat.rank not in ended
+            ]
+            raise BackendUnavailable(
+                f"{error}. Its workers did not end in {_END_S:g} s: {', '.join(left)}. Hint: "
+                f"orchestrator resume {self._plan.run_id}, once they are gone"
+            )
+        return Failure(
+            kind="hung",
+            error=error,
+            where="worker process",
+            step=hang.step,
+            attempt=attempt,
+        )
+
+
+def classify(
+    error: BaseException | None,
     run_dir: RunDir,
     attempt: int,
-    workers: int,
-    *,
-    watch: Callable[[Mapping[int, Beat]], bool],
-    token: str,
-) -> Failure | None:
-    """Train once with `workers` on the connected cluster; None when all workers returned.
-
-    `watch` is called about five times a second in this thread with the last notes of the ranks;
-    where it returns False the attempt is abandoned (its workers are killed) and None is returned as
-    well: the caller knows why. A rank that is silent for `retry.hang_timeout_s` ends the attempt; the
-    stacks of all ranks are in the attempt's directory then.
-    """
-    resources = plan.spec.resources
-    trainer = DataParallelTrainer(
-        _worker,
-        train_loop_config={
-            "plan": plan.model_dump_json(),
-            "run_dir": str(run_dir.path),
-            "attempt": attempt,
-        },
-        backend_config=ProcessGroupConfig(token=token),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            resources_per_worker={"CPU": resources.cpus_per_worker},
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"{plan.run_id}-{attempt}",
-            storage_path=str(run_dir.attempt_dir(attempt) / "ray_train"),
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0),
-        ),
-    )
-    box: list[BaseException | None] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            box.append(error)
-        else:
-            box.append(None)
-
-    # In a thread, so that Ray leaves SIGINT alone and this thread can watch.
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    directory = run_dir.attempt_dir(attempt)
-    detector = HangDetector(plan.spec.retry.hang_timeout_s)
-    while thread.is_alive():
-        beats = read_beats(directory)
-        if not watch(beats):
-            return None
-        hang = detector.look(beats)
-        if hang is not None:
-            return _end_hang(hang, directory, attempt, thread)
-        thread.join(0.2)
-    error = box[0]
-    return None if error is None else classify(error, run_dir, attempt, workers)
-
-
-def _end_hang(hang: Hang, directory: Path, attempt: int, thread: threading.Thread) -> Failure:
-    """Write all stacks, kill the ranks, and say who held the attempt up and where it stands."""
-    beats = read_beats(directory)
-    places = write_stacks(directory, beats)
-    elsewhere = kill_here(beats)
-    thread.join(_END_S)
-    what = "gave no sign of life" if hang.silent else "did not move on"
-    ranks = ", ".join(map(str, hang.ranks))
-    stand = "; ".join(f"rank {rank} {place}" for rank, place in sorted(places.items()))
-    error = (
-        f"WorkerHung: rank {ranks} {what} for {hang.after_s:g} s: {stand}. "
-        f"Stacks: {directory}/rank-*.stacks"
-    )
-    if thread.is_alive():  # another attempt would run beside these workers
-        left = ", ".join(f"rank {b.rank} (pid {b.pid} on {b.host})" for b in elsewhere) or "some"
-        raise BackendUnavailable(
-            f"{error}. Its workers did not end in {_END_S:g} s: {left}. Hint: orchestrator resume "
-            f"{directory.parent.parent.name}, once they are gone"
-        )
-    return Failure(
-        kind="hung",
-        error=error,
-        where="worker process",
-        step=hang.step,
-        attempt=attempt,
-    )
-
-
-def classify(error: BaseException, run_dir: RunDir, attempt: int, world_size: int) -> Failure:
-    """Say what ended an attempt: the job's own error, a dead worker, or the engine.
+    world_size: int,
+    dead: Mapping[int, int],
+) -> Failure:
+    """Say what ended an attempt: the job's own error, a dead worker, a lost machine, or the engine.
 
     A survivor's broken connection is an echo of a death, so it never counts as the job's error.
+
+    Args:
+        error: what Ray Train raised, None while the places are held.
+        dead: the ranks that failed first, each with its exit code or minus the signal.
     """
-    workers: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     records = read_failures(run_dir.attempt_dir(attempt))
-    step = max((record["step"] for record in records if record["step"] is not None), default=None)
+    step = next((a.last_step for a in run_dir.attempts() if a.number == attempt), None)
     own = [record for record in records if not record["echo"]]
     if own:
         first = own[0]
@@ -204,22 +265,42 @@ def classify(error: BaseException, run_dir: RunDir, attempt: int, world_size: in
             step=first["step"],
             attempt=attempt,
         )
-    if workers or records:
-        dead = sorted(rank for rank, cause in workers.items() if _is_death(cause))
+    told = {int(record["rank"]) for record in records}
+    silent = {rank: code for rank, code in dead.items() if rank not in told}
+    kind: FailureKind
+    workers: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    if isinstance(error, PreemptionError):
+        kind, text, where = "preempted", f"Preempted: {_last_line(error)}", "cluster"
+    elif silent:
+        ways = "; ".join(f"rank {rank} {_how(code)}" for rank, code in sorted(silent.items()))
+        kind, text, where = "worker_died", f"WorkerDied: {ways}", "worker process"
+    elif workers or records:
+        lost = sorted(rank for rank, cause in workers.items() if _is_death(cause))
         # Ray may tell of the survivor's broken connection first; the dead rank is the silent one.
-        told = {int(record["rank"]) for record in records}
-        ranks = dead or sorted(set(range(world_size)) - told)
-        named = ", ".join(map(str, ranks)) or "unknown"
-        return Failure(
-            kind="worker_died",
-            error=f"WorkerDied: rank {named}: the process was killed or crashed",
-            where="worker process",
-            step=step,
-            attempt=attempt,
-        )
-    return Failure(
-        kind="backend", error=_last_line(error), where="Ray Train", step=None, attempt=attempt
-    )
+        ranks = lost or sorted(set(range(world_size)) - told)
+        text = f"WorkerDied: rank {_join(ranks)}: its machine or its Ray process is gone"
+        if not ranks:
+            text = f"{records[0]['type']}: {records[0]['message']}"
+        kind, where = "worker_died", "worker process"
+    else:
+        assert error is not None
+        kind, text, where = "backend", _last_line(error), "Ray Train"
+        step = None
+    return Failure(kind=kind, error=text, where=where, step=step, attempt=attempt)
+
+
+def _how(code: int) -> str:
+    """An exit code in words, as of `subprocess`."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _join(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks))
 
 
 def _is_death(cause: BaseException) -> bool:

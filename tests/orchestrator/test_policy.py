@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import policy
-from orchestrator.policy import Failure, Retry, Stop
+from orchestrator.policy import Failure, Resize, Retry, Stop
 from orchestrator.run import TerminationReason
-from orchestrator.spec import RetrySpec
+from orchestrator.spec import ResourceSpec, RetrySpec, WorkerRange
 
 
 def error(step: int | None = 1, text: str = "ValueError: x", where: str = "a.py:1", n: int = 1):
@@ -51,7 +51,12 @@ TABLE = [
     ([error(5), error(5)], BUDGET, "REPEATED_ERROR"),
     ([error(5, "ValueError: at 0x1"), error(5, "ValueError: at 0x2")], BUDGET, "REPEATED_ERROR"),
     ([error(None), error(None)], BUDGET, "REPEATED_ERROR"),
-    ([error(5), error(6)], BUDGET, 1.0),
+    ([error(5), error(6)], BUDGET, 0.0),  # it came further
+    ([error(5), error(6), error(6, "KeyError: x")], RetrySpec(errors=9), 1.0),
+    ([died(step) for step in range(12)], RetrySpec(worker_deaths=12), 0.0),
+    ([died(3), died(3), died(3), died(4)], RetrySpec(worker_deaths=12), 0.0),
+    ([died(4), died(3), died(3), died(4)], RetrySpec(worker_deaths=12), 4.0),
+    ([died(None), died(None)], BUDGET, 1.0),
     ([error(5), error(5, "KeyError: x")], BUDGET, 1.0),
     ([error(5), error(5, where="b.py:2")], BUDGET, 1.0),
     ([error(5), died(), error(5)], BUDGET, 1.0),  # not in a row
@@ -86,6 +91,45 @@ def test_decide(failures, budgets, expected):
         assert isinstance(decision, Stop)
         assert decision.reason is TerminationReason(expected)
         assert failures[-1].error in decision.message
+
+
+ELASTIC = ResourceSpec(workers=WorkerRange(min=2, max=4))
+FIXED = ResourceSpec(workers=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "room", "resources", "stayed_s", "expected"),
+    [
+        (2, 4, ELASTIC, 10.0, Resize(4)),
+        (2, 9, ELASTIC, 10.0, Resize(4)),  # no more than the spec says
+        (2, 3, ELASTIC, 60.0, Resize(3)),
+        (2, 4, ELASTIC, 9.9, None),  # it has to stay
+        (3, 2, ELASTIC, 60.0, None),  # shrinks only when workers are lost
+        (2, 2, ELASTIC, 60.0, None),
+        (2, 9, FIXED, 60.0, None),
+    ],
+)
+def test_resize(size, room, resources, stayed_s, expected):
+    assert policy.resize(size, room, resources, stayed_s) == expected
+
+
+@pytest.mark.parametrize(
+    ("room", "before", "resources", "waited_s", "expected"),
+    [
+        (2, 0, FIXED, 0.0, 2),
+        (64, 0, FIXED, 0.0, 2),
+        (1, 0, FIXED, 1e9, None),
+        (3, 0, ELASTIC, 0.0, 3),  # the first attempt takes what there is
+        (64, 0, ELASTIC, 0.0, 4),
+        (1, 0, ELASTIC, 1e9, None),
+        (3, 4, ELASTIC, 14.9, None),  # a lost worker is waited for
+        (3, 4, ELASTIC, 15.0, 3),
+        (4, 4, ELASTIC, 0.0, 4),
+        (4, 2, ELASTIC, 0.0, 4),
+    ],
+)
+def test_start_size(room, before, resources, waited_s, expected):
+    assert policy.start_size(room, before, resources, waited_s) == expected
 
 
 def test_the_message_names_the_budget():

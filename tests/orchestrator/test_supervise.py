@@ -26,8 +26,7 @@ def wait_until(condition: Callable[[], object], limit_s: float = 20) -> None:
 
 
 def driven(run_dir: RunDir, work: Callable[[threading.Event], None], *signals: int):
-    said: list[str] = []
-    return supervise.supervise(work, run_dir, list(signals), said.append), said
+    return supervise.supervise(work, run_dir, list(signals))
 
 
 def hang(_: threading.Event) -> None:
@@ -35,32 +34,32 @@ def hang(_: threading.Event) -> None:
 
 
 def test_what_the_child_did_and_what_it_raised(run_dir: RunDir, capfd) -> None:
-    fate, said = driven(run_dir, lambda _: run_dir.write_status(message="from the child"))
-    assert (fate.error, fate.code, said) == (None, 0, [])
+    fate = driven(run_dir, lambda _: run_dir.write_status(message="from the child"))
+    assert (fate.error, fate.code) == (None, 0)
     assert run_dir.status().message == "from the child"
 
     def refuse(_: threading.Event) -> None:
         raise UsageError("resources: 9 CPUs")
 
-    fate, _ = driven(run_dir, refuse)
+    fate = driven(run_dir, refuse)
     assert isinstance(fate.error, UsageError)
     assert str(fate.error) == "resources: 9 CPUs"
 
     def crash(_: threading.Event) -> None:
         raise RuntimeError("a bug")
 
-    assert driven(run_dir, crash)[0].code == 1
+    assert driven(run_dir, crash).code == 1
     assert "RuntimeError: a bug" in capfd.readouterr().err
-    assert driven(run_dir, lambda _: os.kill(os.getpid(), signal.SIGKILL))[0].code == -9
+    assert driven(run_dir, lambda _: os.kill(os.getpid(), signal.SIGKILL)).code == -9
 
 
-def test_a_signal_while_nothing_runs_ends_the_child_within_a_second(run_dir: RunDir) -> None:
+def test_a_signal_while_nothing_runs_ends_the_child_within_a_second(run_dir: RunDir, capfd) -> None:
     started = time.monotonic()
-    fate, said = driven(run_dir, hang, signal.SIGTERM)
+    fate = driven(run_dir, hang, signal.SIGTERM)
     assert fate.code == -9
     assert time.monotonic() - started < 5
     assert run_dir.stop_requested()
-    assert len(said) == 1
+    assert "stopping" in capfd.readouterr().err
 
 
 def test_a_second_signal_reaches_the_child(run_dir: RunDir) -> None:
@@ -69,7 +68,7 @@ def test_a_second_signal_reaches_the_child(run_dir: RunDir) -> None:
     def work(at_once: threading.Event) -> None:
         assert at_once.wait(20)
 
-    fate, _ = driven(run_dir, work, signal.SIGINT, signal.SIGINT)
+    fate = driven(run_dir, work, signal.SIGINT, signal.SIGINT)
     assert fate.code == 0
 
 
@@ -78,9 +77,9 @@ def test_a_child_that_does_not_listen_is_ended(
 ) -> None:
     run_dir.write_status(status="RUNNING")
     monkeypatch.setattr(supervise, "URGENT_S", 0.3)
-    assert driven(run_dir, hang, signal.SIGINT, signal.SIGINT)[0].code == -9
+    assert driven(run_dir, hang, signal.SIGINT, signal.SIGINT).code == -9
     monkeypatch.setattr(supervise, "LONGEST_S", 0.3)
-    assert driven(run_dir, hang, signal.SIGINT)[0].code == -9
+    assert driven(run_dir, hang, signal.SIGINT).code == -9
 
 
 def test_nothing_of_the_childs_session_is_left(run_dir: RunDir) -> None:
@@ -90,7 +89,7 @@ def test_nothing_of_the_childs_session_is_left(run_dir: RunDir) -> None:
         left = subprocess.Popen(["sleep", "60"], process_group=0)
         note.write_text(str(left.pid))
 
-    assert driven(run_dir, work)[0].code == 0
+    assert driven(run_dir, work).code == 0
     wait_until(lambda: not alive(int(note.read_text())))
 
 
@@ -101,7 +100,7 @@ def test_the_child_ends_with_its_parent(run_dir: RunDir, tmp_path: Path) -> None
         "def work(_):\n"
         "    Path(sys.argv[2]).write_text(str(os.getpid()))\n"
         "    threading.Event().wait(60)\n"
-        "supervise.supervise(work, RunDir(sys.argv[1]), [], print)\n"
+        "supervise.supervise(work, RunDir(sys.argv[1]), [])\n"
     )
     note = tmp_path / "child"
     parent = subprocess.Popen([sys.executable, "-c", script, str(run_dir.path), str(note)])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import ray.exceptions
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
+from orchestrator import heartbeat
 from orchestrator.engine import training
-from orchestrator.engine.training import classify
+from orchestrator.engine.training import WorkerGroup, classify
 from orchestrator.errors import BackendUnavailable
-from orchestrator.heartbeat import Hang
+from orchestrator.heartbeat import Beat, Hang
+from orchestrator.place import Orders
 from orchestrator.plan import RunPlan
 from orchestrator.store import RunDir, atomic_write_json
 
@@ -47,7 +52,9 @@ DEATH = ray.exceptions.RayActorError()
 def test_the_jobs_own_error_wins_over_its_echoes(run: RunDir) -> None:
     echo(run, 0)
     last_words(run, 1)
-    failure = classify(WorkerGroupError("x", {0: ConnectionError(), 1: ValueError()}), run, 1, 3)
+    failure = classify(
+        WorkerGroupError("x", {0: ConnectionError(), 1: ValueError()}), run, 1, 3, {1: 1}
+    )
     assert failure.kind == "job_error"
     assert failure.error == "ValueError: no such label"
     assert failure.where == "job.py:3 in run (rank 1)"
@@ -55,39 +62,72 @@ def test_the_jobs_own_error_wins_over_its_echoes(run: RunDir) -> None:
 
 
 def test_a_dead_worker_is_named_by_ray(run: RunDir) -> None:
-    failure = classify(WorkerGroupError("x", {1: DEATH}), run, 1, 3)
+    failure = classify(WorkerGroupError("x", {1: DEATH}), run, 1, 3, {})
     assert failure.kind == "worker_died"
     assert "rank 1" in failure.error
 
 
 def test_a_dead_worker_is_the_silent_one(run: RunDir) -> None:
     """Ray may tell of the survivors' broken connections before it notices the death."""
+    run.append_event("attempt", number=1, workers=3)
+    run.append_event("metrics", attempt=1, step=7, epoch=0, values={"loss": 1.0})
     echo(run, 0)
     echo(run, 1)
-    failure = classify(WorkerGroupError("x", {0: ConnectionError()}), run, 1, 3)
+    failure = classify(WorkerGroupError("x", {0: ConnectionError()}), run, 1, 3, {})
     assert failure.kind == "worker_died"
     assert "rank 2" in failure.error
     assert failure.step == 7
 
 
+def test_the_exit_code_says_how_a_worker_died(run: RunDir) -> None:
+    echo(run, 0)
+    failure = classify(None, run, 1, 3, {0: 1, 1: -9, 2: 3})
+    assert failure.kind == "worker_died"
+    assert failure.error == (
+        "WorkerDied: rank 1 was killed by SIGKILL; rank 2 ended with exit code 3"
+    )
+
+
+def test_ranks_that_only_lost_each_other_say_so(run: RunDir) -> None:
+    for rank in range(3):
+        echo(run, rank)
+    failure = classify(None, run, 1, 3, {0: 1, 1: 1, 2: 1})
+    assert failure.kind == "worker_died"
+    assert failure.error == "DistributedError: rank 2 is gone"
+
+
+def test_a_reclaimed_machine_is_a_preemption(run: RunDir) -> None:
+    info = PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [1]})
+    failure = classify(PreemptionError(info), run, 1, 3, {})
+    assert failure.kind == "preempted"
+
+
 def test_anything_else_is_the_engine(run: RunDir) -> None:
-    failure = classify(RuntimeError("no resources\nfor 60 s"), run, 1, 3)
+    failure = classify(RuntimeError("no resources\nfor 60 s"), run, 1, 3, {})
     assert failure.kind == "backend"
     assert "for 60 s" in failure.error
 
 
-def test_a_hang_whose_workers_do_not_end_is_not_tried_again(run: RunDir, monkeypatch) -> None:
+def test_a_hang_whose_workers_do_not_end_is_not_tried_again(
+    run: RunDir, make_plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two attempts beside each other would write the same run."""
     monkeypatch.setattr(training, "_END_S", 0.1)
+    monkeypatch.setattr(heartbeat, "_STACKS_WAIT_S", 0.1)
+    group = object.__new__(WorkerGroup)  # without its places
     over = threading.Event()
-    thread = threading.Thread(target=over.wait, args=(30,), daemon=True)
-    thread.start()
-    hang = Hang((1,), True, 5.0, 7)
+    group._thread = threading.Thread(target=over.wait, args=(30,), daemon=True)
+    group._thread.start()
+    group._plan, group._run_dir, group._orders = run.plan(), run, Orders(run, 1)
+    directory, hang = run.attempt_dir(1), Hang((1,), True, 5.0, 7)
+    beat = Beat(rank=1, pid=1, host="elsewhere", born=0)
+    (directory / "rank-1.alive").write_text(json.dumps(asdict(beat)))
     try:
         with pytest.raises(BackendUnavailable, match=r"rank 1 gave no sign.*did not end.*resume"):
-            training._end_hang(hang, run.attempt_dir(1), 1, thread)
+            group._end_hang(hang, directory, 1)
+        atomic_write_json(directory / "ended-rank-1.json", {"rank": 1, "code": -9})
+        failure = group._end_hang(hang, directory, 1)
     finally:
         over.set()
-        thread.join(10)
-    failure = training._end_hang(hang, run.attempt_dir(1), 1, thread)
+        group._thread.join(10)
     assert (failure.kind, failure.step) == ("hung", 7)
