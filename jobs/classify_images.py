@@ -1,52 +1,72 @@
-"""Classify a folder of images: one row for each file, the bad ones with a reason.
+"""Classify images: one row of the table for each input, the bad ones with a reason.
 
     orchestrator classify FOLDER --weights run:/latest
     orchestrator run configs/classify/resnet50.yaml --set params.inputs=FOLDER
     python -m jobs.classify_images SPEC.yaml          # in this process
 
-The model always computes `batch_size` images, padded where fewer are left, and a part of the table
-holds the same inputs whatever the number of workers: so a prediction never depends on how many
-workers there were, nor on a restart.
+A row is the same to the bit for any number of workers, any batch size and after any restart: what
+a compiled model gives for an image does not depend on the images beside it, and one that does not
+compile always computes COMPUTE_BATCH images, padded where fewer are left.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-import tensorlib
-from jobs.config import Part
+from jobs import inputs
+from jobs.ahead import Ahead
+from jobs.inputs import InputsConfig, write_manifest
+from jobs.predictor import Predictor
+from jobs.reading import read_input
 from jobs.weights import Weights, load, resolve
 from orchestrator.errors import UsageError
-from tensorlib.vision.datasets import IMAGE_EXTENSIONS
+from orchestrator.parts import Format, Manifest, Parts
 from tensorlib.vision.image import ImageError, decode
 
+__all__ = ["Config", "Worker", "check", "fingerprint", "summarize", "write_manifest"]
+
 ENGINE = "batch"
+# Bytes of encoded images that are in memory at a time beside decoded ones.
+_READ_BYTES = 32 << 20
 
 
-class Config(Part):
+class Config(InputsConfig):
     """`params` of a classification.
 
-    `max_bad` is how many inputs may be quarantined, a number or a share such as "0.1%", before the
-    run counts as failed; null allows all of them. The table is complete either way.
+    Args:
+        weights: a checkpoint, `run:/ID`, or a `.pth` or `.safetensors` file with `model`.
+        labels: file of the model's class names, one a line, where they are not ImageNet's.
+        features: the values that the last layer classifies, too, as a list in each row.
+        exif: whether EXIF orientation is applied; ImageNet numbers are compared without.
+        output: folder of the table; null: among the run's artifacts.
+        format: of the table's parts.
+        local: in one process, without Ray.
+        batch_size: images that the model is given at a time; the results do not depend on it.
+        rows_per_part: null: a hundredth of the inputs, from 16 to 1024. A restart repeats the
+            parts that were in work.
+        max_bad: how many inputs may be quarantined, a number or a share such as "0.1%", before
+            the run counts as failed; null allows all of them. The table is complete either way.
     """
 
-    inputs: Path
     weights: str
     model: str | None = None
     labels: Path | None = None
     top_k: int = Field(default=5, ge=1)
+    features: bool = False
+    exif: Literal["apply", "ignore"] = "apply"
     output: Path | None = None
+    format: Format = "parquet"
+    local: bool = False
     batch_size: int = Field(default=16, ge=1)
-    rows_per_part: int = Field(default=64, ge=1)
     max_bad: int | str | None = None
 
     @field_validator("weights")
@@ -54,9 +74,9 @@ class Config(Part):
     def _resolve(cls, value: str) -> str:
         return resolve(value)
 
-    @field_validator("inputs", "labels", "output")
+    @field_validator("labels", "output")
     @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
+    def _absolute_path(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
     @field_validator("max_bad")
@@ -72,6 +92,12 @@ class Config(Part):
             raise ValueError(f"{value}; expected 0 or more")
         return value
 
+    @model_validator(mode="after")
+    def _lists_need_a_format(self) -> Config:
+        if self.features and self.format == "csv":
+            raise ValueError("features: CSV has no lists; expected format parquet or jsonl")
+        return self
+
     def allowed_bad(self, inputs: int) -> int | None:
         """How many of `inputs` may be quarantined; None for any number."""
         if isinstance(self.max_bad, str):
@@ -85,7 +111,7 @@ class Config(Part):
 
 def check(config: Config) -> None:
     """Say now what could not work later: inputs, weights that do not fit, too many labels asked."""
-    list_files(config.inputs)
+    inputs.check(config)
     loaded = config.load_weights()
     loaded.build()
     if config.top_k > len(loaded.classes):
@@ -95,143 +121,124 @@ def check(config: Config) -> None:
         )
 
 
-def list_files(inputs: Path) -> list[str]:
-    """Every regular file below a folder, hidden ones left out, in the order of their names.
+def fingerprint(config: Config) -> str:
+    """Digest of the weights."""
+    return config.load_weights().sha256
 
-    A file that is no image is an input like any other and ends in the quarantine. Raises
-    UsageError for a missing folder and for one without any image.
+
+@dataclass
+class _Batch:
+    """Decoded inputs: uint8 [N, H, W, C], and for each its reason to be bad, or ""."""
+
+    images: np.ndarray
+    errors: list[str]
+    width: np.ndarray
+    height: np.ndarray
+    rotated: np.ndarray
+
+
+class Worker:
+    """Classifies rows of the manifest. Several threads may call it: while the model computes for
+    one of them, the next one's images are read and decoded.
     """
-    if inputs.is_file():
-        return [str(inputs)]
-    if not inputs.is_dir():
-        raise UsageError(f"{inputs}: no such folder; expected a folder with images")
-    found: list[str] = []
-    for folder, subfolders, names in os.walk(inputs):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
-    if not any(path.lower().endswith(IMAGE_EXTENSIONS) for path in found):
-        raise UsageError(
-            f"{inputs}: {len(found)} files, none of them an image; expected files ending in "
-            f"{', '.join(IMAGE_EXTENSIONS)}"
+
+    def __init__(self, config: Config, threads: int) -> None:
+        self.config = config
+        self.predictor = Predictor(
+            config.load_weights(), config.batch_size, config.top_k, config.features, threads
         )
-    return sorted(found)
+        self.preset = config.load_weights().preset
+        self._turn = threading.Lock()
 
+    def close(self) -> None:
+        """End the decoders."""
 
-def manifest(config: Config) -> pa.Table:
-    """The frozen list of inputs: id (position), path, file (name in bytes), first equal file."""
-    paths = list_files(config.inputs)
-    return pa.table(
-        {
-            "id": pa.array(range(len(paths)), pa.int64()),
-            "path": pa.array([_shown(path) for path in paths], pa.string()),
-            "file": pa.array([os.fsencode(path) for path in paths], pa.binary()),
-            "duplicate_of": pa.array(_duplicates(paths), pa.int64()),
-        }
-    )
+    def __call__(
+        self, rows: pa.Table, stop: Callable[[], bool]
+    ) -> tuple[pa.Table, dict[str, float]]:
+        """A row for each input; seconds of reading, decoding and computing.
 
+        Raises InterruptedError soon after `stop` says so.
+        """
+        seconds = dict.fromkeys(("read", "decode", "model"), 0.0)
+        pieces = []
+        with Ahead(self._decoded(rows, seconds)) as batches, self._turn:
+            start = 0
+            for batch in batches:
+                if stop():
+                    raise InterruptedError("stopped")
+                began = time.monotonic()
+                count = len(batch.errors)
+                pieces.append(self._table(rows.slice(start, count), batch))
+                start += count
+                seconds["model"] += time.monotonic() - began
+        if not pieces:
+            pieces = [self._table(rows, _Batch(*_zeros(self.preset, 0)))]
+        return pa.concat_tables(pieces), seconds
 
-def read(rows: Mapping[str, Sequence[Any]], config: Config) -> dict[str, Any]:
-    """Decode a part's files to uint8 [N, H, W, C]; a bad file leaves zeros and a reason."""
-    preset = config.load_weights().preset
-    size, channels = preset.crop_size, len(preset.mean)
-    count = len(rows["id"])
-    found: dict[str, Any] = {
-        "id": np.asarray(rows["id"]),
-        "path": np.asarray(rows["path"], dtype=object),
-        "image": np.zeros((count, size, size, channels), np.uint8),
-        "error": np.full(count, "", dtype=object),
-        "width": np.zeros(count, np.int64),
-        "height": np.zeros(count, np.int64),
-        "rotated": np.zeros(count, np.bool_),
-    }
-    for i, file in enumerate(rows["file"]):
-        try:
-            decoded = decode(os.fsdecode(file), mode=preset.mode)
-        except (ImageError, OSError) as error:
-            found["error"][i] = " ".join(str(error).split())
-            continue
-        found["image"][i] = preset.to_uint8(decoded.image)
-        found["width"][i], found["height"][i] = decoded.width, decoded.height
-        found["rotated"][i] = decoded.rotated
-    return found
-
-
-class Classifier:
-    """The model, in a worker that stays: decoded rows in, rows of the table out."""
-
-    def __init__(self, config: Config) -> None:
-        loaded = config.load_weights()
-        self.config, self.classes, self.preset = config, loaded.classes, loaded.preset
-        self.module = loaded.build()
-
-    def __call__(self, rows: Mapping[str, Any]) -> pa.Table:
-        errors = list(rows["error"])
-        good = [i for i, error in enumerate(errors) if not error]
-        probabilities = self.probabilities(np.asarray(rows["image"])[good])
-        # Ties go to the lower index, whatever the sort.
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.config.top_k]
-        row_of = {i: n for n, i in enumerate(good)}
-
-        def column(values: Any, kind: pa.DataType) -> pa.Array:
-            """A value for each good row, null for the quarantined ones."""
-            picked = [values[row_of[i]] if i in row_of else None for i in range(len(errors))]
-            return pa.array(picked, kind)
-
-        table: dict[str, pa.Array] = {
-            "id": pa.array(rows["id"], pa.int64()),
-            "path": pa.array(list(rows["path"]), pa.string()),
-            "status": pa.array(["quarantined" if e else "ok" for e in errors], pa.string()),
-        }
-        for k in range(self.config.top_k):
-            index = order[:, k]
-            probability = np.take_along_axis(probabilities, order[:, k : k + 1], 1)[:, 0]
-            table[f"label_{k + 1}"] = column([self.classes[i] for i in index], pa.string())
-            table[f"index_{k + 1}"] = column(index.tolist(), pa.int64())
-            table[f"prob_{k + 1}"] = column(probability.tolist(), pa.float32())
-        for name, kind in (("width", pa.int64()), ("height", pa.int64()), ("rotated", pa.bool_())):
-            table[name] = column(np.asarray(rows[name])[good].tolist(), kind)
-        table["error"] = pa.array([e or None for e in errors], pa.string())
-        return pa.table(table)
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Softmax of the logits [N, classes], computed `batch_size` images at a time."""
+    def _decoded(self, rows: pa.Table, seconds: dict[str, float]) -> Iterator[_Batch]:
+        """The inputs in batches."""
         size = self.config.batch_size
-        found = [np.empty((0, len(self.classes)), np.float32)]
-        with tensorlib.no_grad():
-            for start in range(0, len(images), size):
-                chunk = images[start : start + size]
-                batch = np.zeros((size, *images.shape[1:]), np.uint8)
-                batch[: len(chunk)] = chunk
-                logits = self.module(tensorlib.from_numpy(self.preset.normalize(batch)))
-                found.append(logits.softmax(1).numpy()[: len(chunk)])
-        return np.concatenate(found)
+        for start in range(0, rows.num_rows, size):
+            listed = rows.slice(start, size).to_pylist()
+            batch = _Batch(*_zeros(self.preset, len(listed)))
+            waiting: dict[int, bytes] = {}
+            for i, row in enumerate(listed):
+                began = time.monotonic()
+                try:
+                    waiting[i] = read_input(row, self.config.hosts, self.config.column)
+                except ImageError as error:
+                    batch.errors[i] = " ".join(str(error).split())
+                seconds["read"] += time.monotonic() - began
+                if sum(map(len, waiting.values())) >= _READ_BYTES:
+                    self._decode(batch, waiting, seconds)
+            self._decode(batch, waiting, seconds)
+            yield batch
 
-
-def _shown(path: str) -> str:
-    """A path as a table can hold it: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def _duplicates(paths: Sequence[str]) -> list[int | None]:
-    """For each file the first one of equal content. Only files of equal size are read."""
-    by_size: defaultdict[int, list[int]] = defaultdict(list)
-    for i, path in enumerate(paths):
-        if os.path.isfile(path) and (size := os.path.getsize(path)) > 0:
-            by_size[size].append(i)
-    first: list[int | None] = [None] * len(paths)
-    for group in by_size.values():
-        if len(group) < 2:
-            continue
-        seen: dict[bytes, int] = {}
-        for i in group:
+    def _decode(self, batch: _Batch, waiting: dict[int, bytes], seconds: dict[str, float]) -> None:
+        """Decode what was read, into its places of the batch."""
+        began = time.monotonic()
+        for i, data in waiting.items():
             try:
-                with open(paths[i], "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").digest()
-            except OSError:
-                continue  # unreadable: it will be quarantined, which is not a duplicate's fate
-            if seen.setdefault(digest, i) != i:
-                first[i] = seen[digest]
-    return first
+                decoded = decode(data, mode=self.preset.mode, exif=self.config.exif)
+            except ImageError as error:
+                batch.errors[i] = " ".join(str(error).split())
+                continue
+            batch.images[i] = self.preset.to_uint8(decoded.image)
+            batch.width[i], batch.height[i] = decoded.width, decoded.height
+            batch.rotated[i] = decoded.rotated
+        waiting.clear()
+        seconds["decode"] += time.monotonic() - began
+
+    def _table(self, rows: pa.Table, batch: _Batch) -> pa.Table:
+        good = np.array([not error for error in batch.errors], bool)
+        found = self.predictor.columns(batch.images[good])
+        for name in ("width", "height", "rotated"):
+            found[name] = pa.array(getattr(batch, name)[good])
+        # A row for each input, empty for the bad ones.
+        places = pa.array(np.cumsum(good) - 1, mask=~good)
+        predicted = pa.table(found).take(places)
+        columns = {
+            "id": rows["id"],
+            "path": rows["path"],
+            "status": pa.array(np.where(good, "ok", "quarantined").tolist(), pa.string()),
+            **{name: predicted[name] for name in predicted.column_names},
+            "error": pa.array([error or None for error in batch.errors], pa.string()),
+        }
+        if self.config.truth:
+            columns["truth"] = rows["truth"]
+        return pa.table(columns)
+
+
+def _zeros(preset: Any, count: int) -> tuple[Any, ...]:
+    size, channels = preset.crop_size, len(preset.mean)
+    whole = [np.zeros(count, kind) for kind in (np.int64, np.int64, np.bool_)]
+    return np.zeros((count, size, size, channels), np.uint8), [""] * count, *whole
+
+
+def summarize(config: Config, parts: Parts, manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """What the whole table says."""
+    return {}
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Weights:
     state: Mapping[str, Any]
     classes: Sequence[str]
     preset: ImageClassification
+    sha256: str
 
     def build(self) -> nn.Module:
         """The model in eval mode; UsageError lists every name that does not fit."""
@@ -88,13 +89,14 @@ def load(path: Path, model: str | None, labels: Path | None) -> Weights:
         )
     state = read_state(path)
     classes = _read_labels(labels) if labels else imagenet()
-    return Weights(path, ModelConfig(name=model), state, classes, _published_preset(path))
-
-
-def _published_preset(path: Path) -> ImageClassification:
-    """The preprocessing of a file torchvision published, known by its hash; else ImageNet's."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    config = ModelConfig(name=model)
+    return Weights(path, config, state, classes, _published_preset(digest), digest)
+
+
+def _published_preset(digest: str) -> ImageClassification:
+    """The preprocessing of a file that was published, known by its hash; else ImageNet's."""
     for record in WEIGHTS:
         if digest.startswith(record.sha256):
             return ImageClassification.from_dict(record.preset)
@@ -119,6 +121,7 @@ def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weig
         final_weights(state),
         _read_labels(labels) if labels else facts["classes"],
         ImageClassification.from_dict(facts["preset"]),
+        str(checkpoint.read_manifest(path)["weights_sha256"]),
     )
 
 

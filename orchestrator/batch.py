@@ -1,22 +1,45 @@
-"""A batch job from its inputs to its table: the manifest, the missing parts, the counts."""
+"""A batch job from its inputs to its table: the manifest, the missing parts, the counts.
+
+A job with `ENGINE = "batch"` has
+
+    Config                              with output, format, local, max_bad and `allowed_bad(n)`
+    check(config)                       what could not work, said before anything is written
+    write_manifest(config, path)        the inputs as Parquet, a row group for each part
+    fingerprint(config)                 digest of what decides results besides inputs and params
+    Worker(config, threads)             called with rows and `stop()`; gives rows, seconds by phase
+    summarize(config, table, folder)    pictures and tables from the whole result; gives facts
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from orchestrator.errors import BackendUnavailable, UsageError
-from orchestrator.parts import Parts, claim, write_part
+from orchestrator.errors import BackendUnavailable, OrchestratorError, UsageError
+from orchestrator.files import DISK_WAIT_S, atomic_write_json, is_full, wait_for_space
 from orchestrator.plan import RunPlan
-from orchestrator.run import TerminationReason
-from orchestrator.store import RunDir, atomic_write_json
+from orchestrator.run import Run, RunStatus, TerminationReason
+from orchestrator.store import RunDir, list_runs
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from orchestrator.parts import Manifest, Parts
+
+PHASES = ("read", "decode", "model", "write")
+# Parts that a worker has in work: one is computed while the next one is read and decoded.
+PARTS_IN_WORK = 2
+_QUARANTINE_SHOWN = 1000
+_SPEED_OVER_S = 30.0
+_LOOKED_AT = 50
 
 
 class Driver(Protocol):
@@ -34,9 +57,28 @@ class Driver(Protocol):
     def signals(self) -> AbstractContextManager[Mapping[str, float]]: ...
 
 
+class PartLost(OrchestratorError):
+    """A part that ended its worker again and again."""
+
+    exit_code = 1
+
+
+class Made(NamedTuple):
+    """What became of a part: its inputs, how many are bad, seconds spent in each of PHASES."""
+
+    inputs: int
+    bad: int
+    seconds: dict[str, float]
+
+
+# -- before a run ----------------------------------------------------------------------------------
+
+
 def create(plan: RunPlan) -> RunDir:
     """Claim the output folder and make the run directory: both or neither."""
-    release = claim(output(plan), plan.run_id)
+    from orchestrator.parts import claim
+
+    release = claim(output(plan), plan.run_id, plan.run_dir)
     try:
         return RunDir.create(plan)
     except BaseException:
@@ -49,98 +91,345 @@ def output(plan: RunPlan) -> Path:
     return Path(plan.config["output"] or Path(plan.run_dir) / "artifacts" / "predictions")
 
 
-def run(driver: Driver, in_process: bool) -> tuple[TerminationReason, str]:
-    """Make the parts that are missing, on Ray or `in_process`; gives why it ended."""
-    plan, run_dir = driver.plan, driver.run_dir
+def earlier(plan: RunPlan) -> Run | None:
+    """The run of the same command before this one, which is to be continued.
+
+    With an output folder it is the one whose table is there, else the newest that did the same and
+    has not ended well. Raises UsageError where the folder holds the table of another command, or
+    inputs or weights have changed since.
+    """
+    from orchestrator.parts import owner
+
+    folder = plan.config["output"]
+    if folder is None:
+        for run_dir in list_runs(plan.home)[:_LOOKED_AT]:
+            run = Run(run_dir)
+            with contextlib.suppress(OrchestratorError):
+                if (
+                    run.status().terminal
+                    and run.status() is not RunStatus.SUCCEEDED
+                    and not _differences(run_dir.plan(), plan)
+                    and not _changes(run_dir, plan)
+                ):
+                    return run
+        return None
+    holder = owner(Path(folder))
+    if holder is None or not (holder[1] / "plan.json").exists():
+        return None
+    run = Run(RunDir(holder[1]))
+    different = _differences(run.directory.plan(), plan) or _changes(run.directory, plan)
+    if different:
+        raise UsageError(
+            f"output {folder}: holds the table of run {holder[0]}, but {'; '.join(different)}; "
+            "expected the same command to continue it. Hint: --output OTHER_FOLDER"
+        )
+    return run
+
+
+# What may differ between two commands without a difference in the table.
+_FREE = ("batch_size", "local", "max_bad")
+
+
+def _differences(old: RunPlan, new: RunPlan) -> list[str]:
+    if old.job_module != new.job_module:
+        return [f"its job is {old.job_module}, not {new.job_module}"]
+    names = (old.config.keys() | new.config.keys()) - set(_FREE)
+    return [
+        f"its {name} is {old.config.get(name)!r}, not {new.config.get(name)!r}"
+        for name in sorted(names)
+        if old.config.get(name) != new.config.get(name)
+    ]
+
+
+def _changes(run_dir: RunDir, plan: RunPlan) -> list[str]:
+    """What has changed under the same names since the run began."""
     module = importlib.import_module(plan.job_module)
     config = module.Config.model_validate(plan.config)
-    manifest = _manifest(run_dir, module, config)
-    folder = output(plan)
-    parts = Parts(folder, manifest.num_rows, config.rows_per_part)
-    duplicates = sum(v is not None for v in manifest["duplicate_of"].to_pylist())
-    run_dir.write_status(batch={"output": str(folder), "inputs": manifest.num_rows})
-    number = driver.begin_attempt(1 if in_process else plan.spec.resources.max_workers)
-    done = parts.inputs - sum(len(parts.ids(index)) for index in parts.missing())
-    first, bad = done, 0
+    recorded = run_dir.status().weights_sha256
+    if recorded is not None and recorded != module.fingerprint(config):
+        return ["the weights have changed since"]
+    manifest = run_dir.path / "manifest.parquet"
+    if not manifest.exists():
+        return []
+    from orchestrator.parts import Manifest
+
+    again = run_dir.path / f".manifest.{os.getpid()}.parquet"
     try:
-        with driver.signals() if in_process else driver.cluster() as total:
-            started = time.monotonic()
-            if in_process:
-                results = _parts_here(module, config, manifest, parts)
-            else:
-                results = _parts_on_ray(plan, manifest, parts, total)
-            for rows, bad_rows in results:
-                done, bad = done + rows, bad + bad_rows
-                speed = (done - first) / max(time.monotonic() - started, 1e-9)
-                driver.console.progress(
-                    "classify", done, len(manifest), "images", bad=bad, per_s=round(speed, 1)
-                )
-                if driver.stop_wanted():
-                    driver.end_attempt(number, TerminationReason.STOP_REQUESTED, "")
-                    return TerminationReason.STOP_REQUESTED, f"{done} of {len(manifest)} done"
-    except (BackendUnavailable, UsageError):
+        digest = module.write_manifest(config, again)["sha256"]
+    finally:
+        again.unlink(missing_ok=True)
+    if digest != Manifest(manifest).facts["sha256"]:
+        return ["the inputs have changed since"]
+    return []
+
+
+# -- a run -----------------------------------------------------------------------------------------
+
+
+def run(driver: Driver, in_process: bool) -> tuple[TerminationReason, str]:
+    """Make the parts that are missing, on Ray or in this process; gives why it ended."""
+    plan = driver.plan
+    module = importlib.import_module(plan.job_module)
+    config = module.Config.model_validate(plan.config)
+    in_process = in_process or config.local
+    number = driver.begin_attempt(1 if in_process else plan.spec.resources.max_workers)
+    try:
+        with _pumped(driver), driver.signals() if in_process else _nothing():
+            reason, message = _work(driver, module, config, number, in_process)
+    except (BackendUnavailable, UsageError) as error:
+        driver.end_attempt(number, TerminationReason.JOB_ERROR, str(error))
         raise
     except Exception as error:
-        message = _root_cause(error)
-        driver.end_attempt(number, TerminationReason.JOB_ERROR, message)
-        return TerminationReason.JOB_ERROR, message
-    counts = parts.counts() | {"duplicates": duplicates}
-    speed = (done - first) / max(time.monotonic() - started, 1e-9)
-    quarantine = parts.quarantine(1000)
-    atomic_write_json(run_dir.artifacts_dir / "quarantine.json", quarantine)
-    run_dir.append_event("batch", counts=counts, images_per_s=round(speed, 2))
-    run_dir.append_event(
-        "metrics", step=0, epoch=None, values={k: float(v) for k, v in counts.items()}
-    )
-    run_dir.write_status(batch={"output": str(folder), **counts, "images_per_s": round(speed, 2)})
-    reason, message = TerminationReason.COMPLETED, ""
-    allowed = config.allowed_bad(counts["inputs"])
-    if allowed is not None and counts["quarantined"] > allowed:
-        reason = TerminationReason.TOO_MANY_BAD_INPUTS
-        message = (
-            f"{counts['quarantined']} of {counts['inputs']} inputs are quarantined; max_bad "
-            f"{config.max_bad} allows {allowed}. The table is complete"
-        )
+        cause = _root_cause(error)
+        reason, message = TerminationReason.JOB_ERROR, _one_line(cause)
+        if driver.stop_wanted():
+            reason, message = TerminationReason.STOP_REQUESTED, ""
+        elif is_full(cause):
+            reason = TerminationReason.DISK_FULL
+        elif isinstance(cause, PartLost):
+            reason = TerminationReason.WORKER_DIED
     driver.end_attempt(number, reason, message)
     return reason, message
 
 
-def _manifest(run_dir: RunDir, module: Any, config: Any) -> pa.Table:
+def _work(
+    driver: Driver, module: Any, config: Any, attempt: int, in_process: bool
+) -> tuple[TerminationReason, str]:
+    from orchestrator.parts import Parts
+
+    plan, run_dir = driver.plan, driver.run_dir
+    manifest = _manifest(driver, module, config)
+    folder = output(plan)
+    parts = Parts.of(manifest, folder, config.format)
+    run_dir.write_status(batch={"output": str(folder), "inputs": parts.inputs})
+    missing = parts.missing()
+    progress = _Progress(driver, parts, missing)
+    job = (plan, run_dir.path, attempt, manifest, parts)
+    if missing:
+        with _nothing() if in_process else driver.cluster() as total:
+            progress.begin()
+            for made in _here(job, missing) if in_process else _on_ray(job, missing, total):
+                progress.add(made)
+                if driver.stop_wanted():
+                    left = parts.inputs - progress.done
+                    if left:
+                        return TerminationReason.STOP_REQUESTED, f"{left} inputs are left"
+    parts.fill(manifest)
+    facts = manifest.facts
+    counts = parts.counts() | {"duplicates": int(facts["duplicates"])}
+    quarantine = parts.quarantine(_QUARANTINE_SHOWN)
+    atomic_write_json(run_dir.artifacts_dir / "quarantine.json", quarantine)
+    if not folder.is_relative_to(run_dir.path):
+        link = run_dir.artifacts_dir / "predictions"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder, target_is_directory=True)
+    found = module.summarize(config, parts, manifest, run_dir.artifacts_dir)
+    speed = round(progress.speed(), 2)
+    run_dir.append_event("batch", counts=counts, images_per_s=speed, phases=progress.phases())
+    values = {k: float(v) for k, v in counts.items()} | found.get("metrics", {})
+    run_dir.append_event("metrics", step=0, epoch=None, values=values)
+    run_dir.write_status(
+        batch={
+            "output": str(folder),
+            **counts,
+            "images_per_s": speed,
+            "phases": progress.phases(),
+            **{key: value for key, value in found.items() if key != "metrics"},
+        }
+    )
+    allowed = config.allowed_bad(counts["inputs"])
+    if allowed is not None and counts["quarantined"] > allowed:
+        return TerminationReason.TOO_MANY_BAD_INPUTS, (
+            f"{counts['quarantined']} of {counts['inputs']} inputs are quarantined; max_bad "
+            f"{config.max_bad} allows {allowed}. The table is complete"
+        )
+    return TerminationReason.COMPLETED, ""
+
+
+def _manifest(driver: Driver, module: Any, config: Any) -> Manifest:
     """The frozen list of inputs: made once, read again by every later attempt."""
-    import pyarrow.parquet as pq
+    from orchestrator.parts import Manifest
 
+    run_dir = driver.run_dir
     path = run_dir.path / "manifest.parquet"
+    recorded, now = run_dir.status().weights_sha256, module.fingerprint(config)
+    if recorded is not None and recorded != now:
+        raise UsageError(
+            f"{run_dir.run_id}: the weights have changed since it began, sha256 {recorded[:12]}... "
+            f"then, {now[:12]}... now; expected the same ones"
+        )
+    run_dir.write_status(weights_sha256=now)
     if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(module.manifest(config), temporary)
-        temporary.replace(path)
-    return pq.read_table(path)
+        facts = module.write_manifest(config, path)
+        run_dir.append_event("data", facts={"inputs": config.inputs, "manifest": facts})
+    return Manifest(path)
 
 
-def _parts_on_ray(
-    plan: RunPlan, manifest: pa.Table, parts: Parts, total: Mapping[str, float]
-) -> Iterator[tuple[int, int]]:
+class _Progress:
+    """How far the work is, and how fast."""
+
+    def __init__(self, driver: Driver, parts: Parts, missing: list[int]) -> None:
+        self.driver, self.inputs = driver, parts.inputs
+        self.done = self.first = parts.inputs - sum(len(parts.ids(index)) for index in missing)
+        self.bad = 0
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.started = time.monotonic()
+        self.last = self.started
+        self.recent: deque[tuple[float, int]] = deque()
+
+    def begin(self) -> None:
+        """Now workers start."""
+        self.started = self.last = time.monotonic()
+        self.recent.append((self.started, self.done))
+
+    def add(self, made: Made) -> None:
+        """A part is done."""
+        self.done += made.inputs
+        self.bad += made.bad
+        for phase, seconds in made.seconds.items():
+            self.seconds[phase] += seconds
+        now = self.last = time.monotonic()
+        self.recent.append((now, self.done))
+        while len(self.recent) > 2 and now - self.recent[0][0] > _SPEED_OVER_S:
+            self.recent.popleft()
+        since, done = self.recent[0]
+        per_s = (self.done - done) / max(now - since, 1e-9)
+        info: dict[str, Any] = {"bad": self.bad, "per_s": round(per_s, 1)}
+        if not sys.stderr.isatty():  # a bar tells by itself
+            info["left"] = f"{(self.inputs - self.done) / max(per_s, 1e-9):.0f} s"
+        self.driver.console.progress("classify", self.done, self.inputs, "images", **info)
+
+    def speed(self) -> float:
+        """Images per second of this attempt, the start of its workers included."""
+        return (self.done - self.first) / max(self.last - self.started, 1e-9)
+
+    def phases(self) -> dict[str, dict[str, float]]:
+        """Seconds in each phase over all workers, and images per second of it."""
+        images = self.done - self.first
+        return {
+            phase: {"seconds": round(s, 3), "images_per_s": round(images / s, 1) if s else 0.0}
+            for phase, s in self.seconds.items()
+        }
+
+
+@contextmanager
+def _pumped(driver: Any) -> Iterator[None]:
+    """What workers say is shown while the block runs."""
+    ended = threading.Event()
+    show = getattr(driver, "pump", None) or driver._pump
+
+    def pump() -> None:
+        while not ended.wait(0.2):
+            show()
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _nothing() -> Iterator[Mapping[str, float]]:
+    yield {}
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+Job = tuple[RunPlan, Path, int, "Manifest", "Parts"]
+
+
+class PartWorker:
+    """Makes parts: hands their inputs to the job's worker and commits what it gives.
+
+    Calls come from PARTS_IN_WORK threads.
+    """
+
+    def __init__(
+        self, plan: RunPlan, run_dir: Path, attempt: int, manifest: Manifest, parts: Parts
+    ) -> None:
+        module = importlib.import_module(plan.job_module)
+        self.manifest, self.parts, self.retry = manifest, parts, plan.spec.retry
+        self.run_dir = RunDir(run_dir, attempt=attempt)
+        self.tries = self.run_dir.attempt_dir(attempt)
+        config = module.Config.model_validate(plan.config)
+        self.worker = module.Worker(config, plan.spec.resources.cpus_per_worker)
+
+    def __call__(self, index: int) -> Made:
+        import pyarrow.compute as pc
+
+        tries = self.tries / f"part-{index:05d}.tries"
+        self._count(index, tries)
+        rows = self.manifest.rows(index)
+        own = rows.filter(pc.is_null(rows["duplicate_of"]))
+        found, seconds = self.worker(own, self.run_dir.stop_requested)
+        started = time.monotonic()
+        wait_for_space(
+            lambda: self.parts.commit(index, rows, found),
+            say=self._say,
+            give_up=self.run_dir.stop_requested,
+            limit_s=DISK_WAIT_S,
+        )
+        tries.unlink(missing_ok=True)
+        bad = int(pc.sum(pc.not_equal(found["status"], "ok")).as_py() or 0)
+        return Made(rows.num_rows, bad, {**seconds, "write": time.monotonic() - started})
+
+    def close(self) -> None:
+        """End what the worker started."""
+        self.worker.close()
+
+    def _count(self, index: int, tries: Path) -> None:
+        """Ray gives the part of a dead worker to another, for ever: here it ends."""
+        with contextlib.suppress(OSError):  # a full disk: the part will say so
+            descriptor = os.open(tries, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            os.write(descriptor, b"x")
+            os.close(descriptor)
+        began = tries.stat().st_size if tries.exists() else 1
+        if began > self.retry.worker_deaths + 1:
+            ids = self.parts.ids(index)
+            raise PartLost(
+                f"part {index} (inputs {ids.start} to {ids.stop - 1}): its worker ended "
+                f"{began - 1} times; retry.worker_deaths is {self.retry.worker_deaths}"
+            )
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OrchestratorError):
+            self.run_dir.append_event("warning", text=text)
+
+
+def _here(job: Job, missing: list[int]) -> Iterator[Made]:
+    """The missing parts in this process."""
+    work = PartWorker(*job)
+    running: deque[Future[Made]] = deque()
+    try:
+        with ThreadPoolExecutor(PARTS_IN_WORK) as pool:
+            for index in missing:
+                if len(running) == PARTS_IN_WORK:
+                    yield running.popleft().result()
+                running.append(pool.submit(work, index))
+            while running:
+                yield running.popleft().result()
+    finally:
+        work.close()
+
+
+def _on_ray(job: Job, missing: list[int], total: Mapping[str, float]) -> Iterator[Made]:
     from orchestrator.engine import batch
 
-    return batch.run_parts(plan, manifest, parts, total)
+    return batch.run_parts(job, missing, total)
 
 
-def _parts_here(
-    module: Any, config: Any, manifest: pa.Table, parts: Parts
-) -> Iterator[tuple[int, int]]:
-    """The missing parts one by one in this process: (rows, bad rows) of each."""
-    classifier = module.Classifier(config)
-    for index in parts.missing():
-        ids = parts.ids(index)
-        rows = manifest.slice(ids.start, len(ids)).to_pydict()
-        table = classifier(module.read(rows, config))
-        write_part(parts.path(index), table, ids)
-        yield len(ids), sum(status != "ok" for status in table["status"].to_pylist())
-
-
-def _root_cause(error: BaseException) -> str:
-    """The job's own words out of the layers an engine wraps around an exception."""
+def _root_cause(error: BaseException) -> BaseException:
+    """The job's own error out of the layers an engine wraps around it."""
     while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        if is_full(error) or isinstance(error, PartLost):
+            return error
         error = inner
+    return error
+
+
+def _one_line(error: BaseException) -> str:
     line = (str(error).strip().splitlines() or [""])[-1]
-    return f"{type(error).__name__}: {line}"
+    return line if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {line}"

@@ -269,10 +269,6 @@ def _shards(spec: JobSpec, engine: str) -> tuple[int | None, list[tuple[tuple[st
             for key in _OF_TRAININGS
             if getattr(spec, key) != JobSpec.model_fields[key].default
         ]
-        if spec.resources.elastic:
-            text = "a batch job takes a fixed number of workers; expected a number."
-            place = ("resources", "workers")
-            problems.append((place, f"{text} Hint: --set resources.workers={most}."))
         return None, problems
     if spec.determinism == "fast":
         if spec.shards is not None:

@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.common import JsonFlag
+from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.run import Run
 
 _SHOWN_BAD = 10
+_LISTS = (".txt", ".csv", ".tsv", ".parquet", ".tar")
 # Where each value of the spec comes from, so that errors name what was typed.
 _FLAGS = {
     "name": "--name",
-    "params.inputs": "PATH",
+    "params.inputs": "INPUTS",
+    "params.column": "--column",
+    "params.truth": "--truth",
+    "params.hosts": "--host",
+    "params.features": "--features",
+    "params.exif": "--exif",
+    "params.format": "--format",
+    "params.local": "--local",
     "params.model": "--model",
     "params.weights": "--weights",
     "params.top_k": "--top-k",
@@ -30,7 +39,13 @@ _FLAGS = {
 
 
 def classify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of images, or one.")],
+    inputs: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUTS",
+            help="A folder, an image, a pattern, a .txt, .csv, .parquet or .tar, or a URI of one.",
+        ),
+    ],
     weights: Annotated[
         str | None,
         typer.Option(help="FILE.pth, a checkpoint directory, run:/ID or run:/latest (default)."),
@@ -40,8 +55,32 @@ def classify(
     ] = None,
     top_k: Annotated[int | None, typer.Option(help="Labels per image (default 5).")] = None,
     output: Annotated[Path | None, typer.Option(help="Directory of the table's parts.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Of the table: parquet (default), csv or jsonl.")
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Add what the last layer classifies.")
+    ] = False,
     labels: Annotated[Path | None, typer.Option(help="File of class names, one per line.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that classify.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Of a CSV or Parquet file: where the images are.")
+    ] = None,
+    truth: Annotated[
+        str | None, typer.Option(help="The right classes: 'folder', or the name of a column.")
+    ] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Allow http(s) from this host; may be repeated.")
+    ] = None,
+    exif: Annotated[
+        str | None, typer.Option(help="EXIF orientation: apply (default) or ignore.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="In one process without Ray, as for a single image.")
+    ] = False,
+    workers: Annotated[
+        str | None, typer.Option(help="Processes that classify, or a range such as 1-4.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs, and threads, of each of them.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     max_bad: Annotated[
         str | None, typer.Option(help="Bad inputs allowed: a number or a share such as 1%.")
@@ -59,25 +98,56 @@ def classify(
     from orchestrator.engine.cluster import local_resources
 
     params: dict[str, Any] = {
-        "inputs": str(path.absolute()),
+        "inputs": inputs,
         "model": model,
         "weights": _weights(weights, model),
         "top_k": top_k,
         "output": None if output is None else str(output.absolute()),
+        "format": format,
+        "features": features or None,
         "labels": None if labels is None else str(labels.absolute()),
+        "column": column,
+        "truth": truth,
+        "hosts": host or None,
+        "exif": exif,
+        "local": local or _alone(inputs) or None,
         "batch_size": batch_size,
         "max_bad": int(max_bad) if max_bad is not None and max_bad.isdigit() else max_bad,
     }
+    if params["local"] and workers is not None:
+        raise UsageError(
+            f"--workers: {workers} workers, but one image or --local takes this process alone; "
+            "expected one of the two"
+        )
+    resources = {"workers": _range(workers), "cpus_per_worker": cpus}
+    if params["local"] and cpus is None:
+        resources["cpus_per_worker"] = int(local_resources()["CPU"])
     spec = {
         "version": 1,
         "name": name,
         "job": "classify_images",
         "params": {key: value for key, value in params.items() if value is not None},
-        "resources": {} if workers is None else {"workers": workers},
+        "resources": {key: value for key, value in resources.items() if value is not None},
     }
     loaded = config.from_dict(spec, "orchestrator classify", _FLAGS)
     plan = planning.plan(loaded, address=address, available=None if address else local_resources())
     raise typer.Exit(execute(plan, as_json))
+
+
+def _alone(inputs: str) -> bool:
+    """Whether `inputs` is one image on this machine: Ray would take longer to start."""
+    path = Path(inputs).expanduser()
+    return path.is_file() and path.suffix.lower() not in _LISTS
+
+
+def _range(workers: str | None) -> Any:
+    """`4`, or `1-4` as the spec's range."""
+    if workers is None or workers.isdigit():
+        return workers if workers is None else int(workers)
+    low, dash, high = workers.partition("-")
+    if not (dash and low.isdigit() and high.isdigit()):
+        raise UsageError(f"--workers: {workers!r}; expected a number, or a range such as 1-4")
+    return {"min": int(low), "max": int(high)}
 
 
 def _weights(weights: str | None, model: str | None) -> str | None:

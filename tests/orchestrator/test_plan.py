@@ -221,10 +221,6 @@ def test_shards_follow_the_most_workers_never_the_current_number(make_plan, work
             ["job=toyjobs.batch", "determinism=fast"],
             "--set determinism: determinism has no effect on a batch job",
         ),
-        (
-            ["job=toyjobs.batch", "resources.workers={min: 1, max: 2}"],
-            "--set resources.workers: a batch job takes a fixed number of workers",
-        ),
     ],
 )
 def test_what_would_be_ignored_is_refused(spec_file, overrides, expected):
