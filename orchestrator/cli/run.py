@@ -51,9 +51,33 @@ def execute(plan: RunPlan, as_json: bool) -> int:
     from orchestrator import submit
     from orchestrator.cli.console import Console
 
+    if plan.engine == "batch":
+        from orchestrator.batch import earlier
+
+        if (run := earlier(plan)) is not None:
+            return again(run, as_json)
     console = Console(first_line=plan.run_id)
     try:
         run = submit.execute(plan, console=console)
+    finally:
+        console.close()
+    return finish(run, as_json)
+
+
+def again(run: Run, as_json: bool) -> int:
+    """The same command again: continue its run, or say that all is done; gives the exit code."""
+    from orchestrator import submit
+    from orchestrator.cli.console import Console
+    from orchestrator.run import RunStatus
+
+    print(run.run_id, flush=True)
+    if run.status() is RunStatus.SUCCEEDED:
+        print(f"{run.run_id} has done this already", file=sys.stderr)
+        return finish(run, as_json)
+    print(f"continuing {run.run_id}, which is not complete", file=sys.stderr)
+    console = Console()
+    try:
+        run = submit.resume(run.path.parent, run.run_id, console=console)
     finally:
         console.close()
     return finish(run, as_json)
