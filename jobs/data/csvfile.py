@@ -20,13 +20,17 @@ def read(path: Path, needed: Sequence[str], ignored: Iterable[str], where: str) 
     """The columns `needed`, each as text. Missing is what pandas takes for it: empty cells, NA,
     NaN, None, null and the like.
 
-    Raises ValueError for a column that is not in the file, and for one of the file that is neither
-    needed nor ignored; FileNotFoundError where there is no file.
+    Raises ValueError for a file that cannot be read, a column that is not in it, and one of its own
+    that is neither needed nor ignored.
     """
     import pandas as pd
 
     try:
         table = pd.read_csv(path, dtype=str)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be read: {error.strerror}; expected a CSV file. Hint: {where}.path"
+        ) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: cannot be read as CSV: {' '.join(str(error).split())}"

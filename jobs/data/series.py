@@ -75,7 +75,7 @@ class Windows(Dataset[tuple[Any, Any]]):
 
 
 def load(config: SeriesConfig) -> Series:
-    """Read, check, standardise and cut. FileNotFoundError or ValueError for what will not do."""
+    """Read, check, standardise and cut. ValueError for what will not do."""
     foreign = [name for name in config.targets if name not in config.columns]
     if foreign:
         raise ValueError(

@@ -129,7 +129,7 @@ class Table:
 
 
 def load(config: TableConfig) -> Table:
-    """Read, check, split, measure. FileNotFoundError or ValueError for what will not do."""
+    """Read, check, split, measure. ValueError for what will not do."""
     path = config.path
     named = [*config.numeric, *config.categorical, config.target]
     table = csvfile.read(path, named, config.ignore, "params.data")

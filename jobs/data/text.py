@@ -76,10 +76,15 @@ def join(tokens: Sequence[str], level: str) -> str:
 
 
 def load(config: TextConfig) -> Text:
-    """Read and cut. FileNotFoundError or ValueError for a file that will not do."""
+    """Read and cut. ValueError for a file that will not do."""
     try:
         raw = config.path.read_bytes()
         words = split(raw.decode("utf-8"), config.level)
+    except OSError as error:
+        raise ValueError(
+            f"{config.path}: cannot be read: {error.strerror}; expected a text file. Hint: "
+            "params.data.path"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{config.path}: is not UTF-8 text: {error.reason}") from error
     cut = round(len(words) * (1 - config.validation))

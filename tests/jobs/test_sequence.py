@@ -164,7 +164,11 @@ def test_what_cannot_be_is_said_before(planned: Planned, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="has no blocks"):
         preflight(planned("train_sequence", TEXT | {"activation_checkpointing": True}))
     (tmp_path / "latin").write_bytes(b"\xe4" * 1000)
-    for path, what in (("latin", "not UTF-8"), ("none", "none"), ("short", "expected more than")):
+    for path, what in (
+        ("latin", "not UTF-8"),
+        ("none", "none: cannot be read: No such"),
+        ("short", "expected more than"),
+    ):
         (tmp_path / "short").write_text("short")
         data = {"kind": "text", "path": str(tmp_path / path)}
         with pytest.raises(UsageError, match=what):

@@ -139,7 +139,7 @@ def test_missing_values_are_refused_left_out_or_filled_and_counted() -> None:
             {"numeric": ["area", "rooms", "age", "district"], "categorical": ["heating"]},
             "is 'hills'",
         ),
-        ({"path": "none.csv"}, "none.csv"),
+        ({"path": "none.csv"}, "none.csv: cannot be read: No such file"),
         ({"numeric": [], "categorical": [], "ignore": ["area"]}, "expected at least one"),
         ({"validation": 0.0001}, "at least one in each part"),
     ],
