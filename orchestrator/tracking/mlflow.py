@@ -110,6 +110,10 @@ class Mirror:
 
         client = MlflowClient(tracking_uri=self._uri)
         run_id = self._spool.facts.get("run_id")
+        if run_id is not None and not self._go_on(client, run_id):
+            # The database stayed where the run came from: this one gets all of it.
+            self._spool.remember(run_id=None, offset=0)
+            run_id = None
         if run_id is None:
             experiment_id = self._experiment_id(client)
             run_id = self._find_run(client, experiment_id) or self._new_run(client, experiment_id)
@@ -119,15 +123,32 @@ class Mirror:
                 run_id=run_id,
                 artifact_uri=client.get_run(run_id).info.artifact_uri,
             )
-        else:
-            client.update_run(run_id, status="RUNNING")
         directory = local_directory(self._spool.facts["artifact_uri"])
-        if directory is not None:
+        own = self._plan.spec.tracking.uri is None
+        if directory is not None and own and not directory.is_relative_to(self._plan.home):
+            self._warn(
+                f"tracking: MLflow looks for the artifacts of {self._experiment} in "
+                f"{directory.parent.parent}, where the runs were kept before; those of this run "
+                f"are in {self._run_dir.artifacts_dir}"
+            )
+        elif directory is not None:
             link_artifacts(directory, self._run_dir)
         self._client = client
         self._run_dir.write_status(
             tracking={"uri": self._uri, "experiment": self._experiment, "run_id": run_id}
         )
+
+    def _go_on(self, client: Any, run_id: str) -> bool:
+        """Open the run again; False where the tracker does not know it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
 
     def _experiment_id(self, client: Any) -> str:
         from mlflow.exceptions import MlflowException
