@@ -53,6 +53,7 @@ class Driver(Protocol):
     def begin_attempt(self, workers: int) -> int: ...
     def end_attempt(self, number: int, reason: TerminationReason, message: str) -> None: ...
     def stop_wanted(self) -> bool: ...
+    def pump(self) -> None: ...
     def cluster(self) -> AbstractContextManager[Mapping[str, float]]: ...
     def signals(self) -> AbstractContextManager[Mapping[str, float]]: ...
 
@@ -313,14 +314,13 @@ class _Progress:
 
 
 @contextmanager
-def _pumped(driver: Any) -> Iterator[None]:
+def _pumped(driver: Driver) -> Iterator[None]:
     """What workers say is shown while the block runs."""
     ended = threading.Event()
-    show = getattr(driver, "pump", None) or driver._pump
 
     def pump() -> None:
         while not ended.wait(0.2):
-            show()
+            driver.pump()
 
     thread = threading.Thread(target=pump, daemon=True)
     thread.start()
