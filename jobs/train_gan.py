@@ -109,13 +109,13 @@ class GanTask(Task):
             test = self.source.test
             count = min(JUDGED, len(test))
             real = np.stack([np.asarray(test[i][0]) for i in range(count)])
-            made = self.pictures(training.final, count, training.ctx.seed)
+            made = self.pictures(training.final, max(count, SHOWN), training.ctx.seed)
             path = training.ctx.artifacts.path(
                 f"pictures/epoch-{training.progress.epoch + 1:04d}.png"
             )
             image.write(path, plots.grid(made[:SHOWN]))
             training.ctx.artifacts.add(path)
-            distance = frechet_distance(real / 255.0, made.reshape(real.shape) / 255.0)
+            distance = frechet_distance(real / 255.0, made[:count].reshape(real.shape) / 255.0)
         return {"val/frechet_distance": distance}
 
     def pictures(self, model: Any, count: int, seed: int) -> NDArray[np.uint8]:

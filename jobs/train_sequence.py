@@ -22,8 +22,9 @@ from jobs.config import AdamConfig, Part, TrainingConfig
 from jobs.data import series, text
 from jobs.networks import SequenceModel
 from jobs.training import Model, Step, Task, Training, train
-from jobs.weights import start_weights
+from jobs.weights import load_checkpoint
 from orchestrator.context import JobContext
+from orchestrator.errors import UsageError
 from tensorlib import Tensor, nn
 from tensorlib.nn import functional as F
 from tensorlib.utils.data import sample_generator
@@ -81,6 +82,18 @@ class TextTask(Task):
                 "tokens": source.tokens,
             }
         }
+
+    def start(self, weights: Path) -> None:
+        """Take over weights; UsageError for a checkpoint of another vocabulary."""
+        if weights.is_dir():
+            saved = load_checkpoint(weights).get("sequence", {})
+            theirs, own = saved.get("tokens", []), self.source.tokens
+            if theirs != own:
+                raise UsageError(
+                    f"weights: {weights} knows {len(theirs)} tokens, this text has {len(own)}; "
+                    "expected the same ones, in the same order"
+                )
+        super().start(weights)
 
     def loss(self, model: Model, batch: Any, where: Step) -> tuple[Tensor, Sequence[float]]:
         """Cross-entropy in nats."""
@@ -205,7 +218,7 @@ def check(config: Config) -> None:
     if config.activation_checkpointing:
         recompute.blocks(task.model)
     if config.weights is not None:
-        start_weights(task.model, Path(config.weights))
+        task.start(Path(config.weights))
 
 
 def run(config: Config, ctx: JobContext) -> None:

@@ -26,7 +26,7 @@ from jobs.data import table
 from jobs.images import judged
 from jobs.networks import TableModel
 from jobs.training import Model, Step, Task, Training, train
-from jobs.weights import final_weights, load_checkpoint, resolve, start_weights
+from jobs.weights import final_weights, load_checkpoint, resolve
 from orchestrator.context import JobContext
 from orchestrator.errors import UsageError
 from tensorlib import Tensor
@@ -71,6 +71,20 @@ class TableTask(Task):
                 "columns": source.columns.to_dict(),
             }
         }
+
+    def start(self, weights: Path) -> None:
+        """Take over weights; UsageError for a checkpoint whose columns or names are others."""
+        if weights.is_dir():
+            saved = load_checkpoint(weights).get("tabular", {}).get("columns")
+            theirs = table.Columns.from_dict(saved).names() if saved else {}
+            own = self.columns.names()
+            other = [name for name in own | theirs if own.get(name) != theirs.get(name)]
+            if other:
+                raise UsageError(
+                    f"weights: {weights}: differs in {', '.join(other)}; expected a model of the "
+                    "same columns, categories and classes, in the same order"
+                )
+        super().start(weights)
 
     def loss(self, model: Model, batch: Any, where: Step) -> tuple[Tensor, Sequence[float]]:
         """Squared errors; or cross-entropy, and how many are right."""
@@ -184,7 +198,7 @@ def check(config: Config) -> None:
     """Say now what could not work later."""
     task = make(config)
     if config.weights is not None:
-        start_weights(task.model, Path(config.weights))
+        task.start(Path(config.weights))
 
 
 def run(config: Config, ctx: JobContext) -> None:

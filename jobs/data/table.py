@@ -106,6 +106,14 @@ class Columns:
         mean, std = self.target_scale
         return ((column.to_numpy(np.float64) - mean) / std).astype(np.float32)
 
+    def names(self) -> dict[str, Any]:
+        """By column what has to be the same for a model to fit: position, categories, classes."""
+        return {
+            **{name: i for i, name in enumerate(self.numeric)},
+            **{name: (i, known) for i, (name, known) in enumerate(self.categories.items())},
+            self.target: self.classes,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
         return asdict(self)

@@ -91,12 +91,19 @@ def test_one_adam_in_turns_is_two(planned: Callable[..., RunPlan]) -> None:
     np.testing.assert_equal(states[0], states[1])
 
 
-def test_what_cannot_be_is_said_before(planned: Callable[..., RunPlan], tmp_path: Any) -> None:
+def test_pictures_of_a_folder_in_colour(
+    planned: Callable[..., RunPlan], run_here: Callable[..., RunDir], tmp_path: Any
+) -> None:
     for name in ("train", "val"):
-        folder = tmp_path / name / "one"
+        folder = tmp_path / "folder" / name / "one"
         folder.mkdir(parents=True)
-        image.write(folder / "0.png", np.zeros((50, 50, 3), np.uint8))
-    data = {"name": "image_folder", "root": str(tmp_path), "image_size": 50}
+        for i in range(8):
+            image.write(folder / f"{i}.png", np.full((50, 50, 3), [200, 10 * i, 30], np.uint8))
+    data = {"name": "image_folder", "root": str(tmp_path / "folder"), "image_size": 16}
+    run_dir = run_here("train_gan", SMALL | {"data": data, "epochs": 1})
+    pixels = np.asarray(image.decode(run_dir.artifacts_dir / "pictures/epoch-0001.png").image)
+    assert pixels.shape == ((8 * 17 - 1) * 3, (8 * 17 - 1) * 3, 3)
+    data["image_size"] = 50
     with pytest.raises(UsageError, match="50x50 are halved to 25x25; expected a size"):
         preflight(planned("train_gan", {"data": data}))
     with pytest.raises(UsageError, match="activation_checkpointing"):

@@ -173,3 +173,17 @@ def test_what_cannot_be_is_said_before(planned: Planned, tmp_path: Path) -> None
         data = {"kind": "text", "path": str(tmp_path / path)}
         with pytest.raises(UsageError, match=what):
             preflight(planned("train_sequence", TEXT | {"data": data}))
+
+
+def test_a_warm_start_needs_the_same_vocabulary(
+    run_here: Any, planned: Planned, tmp_path: Path
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("abcd " * 60)
+    params = TEXT | {"data": {"kind": "text", "path": str(path), "window": 8}, "epochs": 1}
+    run_here("train_sequence", params)
+    warm = params | {"weights": "run:/run-1", "weights_only": True}
+    assert last(run_here("train_sequence", warm), "val/perplexity") > 1
+    path.write_text("abce " * 60)
+    with pytest.raises(UsageError, match="knows 6 tokens, this text has 6; expected the same ones"):
+        preflight(planned("train_sequence", warm))

@@ -152,3 +152,12 @@ def test_a_table_that_will_not_do(planned: Planned, change: Any, what: str) -> N
 def test_columns_go_through_a_checkpoint() -> None:
     columns = table.load(TableConfig(**DATA)).columns
     assert table.Columns.from_dict(columns.to_dict()) == columns
+
+
+def test_a_warm_start_needs_the_same_columns(run_here: Any, planned: Planned) -> None:
+    run_here("train_tabular", PARAMS | {"epochs": 1})
+    warm = PARAMS | {"weights": "run:/run-1", "weights_only": True, "epochs": 1}
+    assert last(run_here("train_tabular", warm), "val/r2") > 0
+    data = DATA | {"numeric": ["rooms", "area", "age"]}
+    with pytest.raises(UsageError, match=r"differs in rooms, area; .* in the same order"):
+        preflight(planned("train_tabular", warm | {"data": data}))
