@@ -1,13 +1,16 @@
 """The decoding policy: which files are images, and which pixels they mean. It stands only here.
 
-- **Formats**: JPEG, PNG, WebP, GIF, BMP, TIFF, recognised by content, whatever the name. No other
-  decoder of Pillow is tried.
+- **Formats**: JPEG (arithmetic coding excepted), PNG, WebP, GIF, BMP, TIFF, recognised by content,
+  whatever the name. No other decoder of Pillow is tried.
 - **Before any pixel is decoded**: a regular file (a FIFO or device is never opened), not empty, at
   most `MAX_FILE_BYTES`; by its header at most `MAX_PIXELS` and sides of at most `MAX_SIDE_RATIO`.
 - **Orientation**: EXIF orientation is applied, or ignored with `exif="ignore"` (torchvision's
   loader ignores it, so ImageNet numbers are compared that way).
 - **Animations and multi-page files**: the first frame.
-- **Truncated or damaged data** is refused, never filled with gray.
+- **Truncated data** is refused, never filled with gray, with an end marker or without. PNG has
+  checksums, so that damage is found too; a JPEG with changed bytes inside is decoded as it is.
+- **Size**: decoded in full, or with `draft` a JPEG at 1/2, 1/4 or 1/8 (libjpeg's own scaling), no
+  smaller than asked for. Width and height are the file's all the same.
 - **Transparency** (alpha channel, palette or color-key transparency) is laid over white.
 - **16-bit, 32-bit and float gray** are scaled to 8 bits: unsigned 16-bit by 257 (65535 is white);
   32-bit integers as 16-bit ones when they fit, else by their own range; floats within [0, 1] by
@@ -27,6 +30,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from tensorlib.vision import jpeg
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,12 +71,15 @@ def decode(
     source: str | os.PathLike[str] | bytes,
     mode: Literal["RGB", "L"] = "RGB",
     exif: Literal["apply", "ignore"] = "apply",
+    draft: int | None = None,
 ) -> Decoded:
     """Decode a file, or the bytes of one, by the policy of this module.
 
     Args:
         source: a path, or the encoded bytes.
         mode: "RGB" or "L" (8-bit gray).
+        exif: "ignore" leaves the orientation as stored.
+        draft: the short side that is enough: a JPEG of at least twice that is decoded smaller.
 
     Raises:
         ImageError: the input is not an image that the policy accepts.
@@ -90,8 +98,12 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata; pixels are checked
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                _check_header(opened.width, opened.height)
+            whole = jpeg.complete(data) if data.startswith(jpeg.SOI) else data
+            with Image.open(io.BytesIO(whole), formats=FORMATS) as opened:
+                width, height = opened.size
+                _check_header(width, height)
+                if draft is not None:
+                    opened.draft(None, (draft, draft))
                 opened.load()
                 if opened.format == "PNG" and b"IEND" not in data:
                     raise ImageError("cannot be decoded: PNG file is truncated (no end chunk)")
@@ -101,6 +113,8 @@ def decode(
                 image = image.transpose(Image.Transpose[_UPRIGHT[orientation]])
     except ImageError:
         raise
+    except jpeg.Incomplete as error:
+        raise ImageError(f"cannot be decoded: {error}") from None
     except UnidentifiedImageError:
         raise ImageError(
             f"not an image: no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} header "
@@ -110,7 +124,9 @@ def decode(
         raise ImageError("not enough memory to decode the image") from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise ImageError(f"cannot be decoded: {_one_line(error)}") from error
-    return Decoded(image, image.width, image.height, orientation in _UPRIGHT)
+    if orientation >= 5:
+        width, height = height, width
+    return Decoded(image, width, height, orientation in _UPRIGHT)
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -158,16 +174,21 @@ def write(path: str | os.PathLike[str], pixels: np.ndarray, quality: int = 95) -
     Image.fromarray(pixels).save(path, quality=quality)  # other formats have no quality
 
 
-def policy() -> dict[str, Any]:
-    """The limits of this module as a record for reports."""
+def policy(exif: Literal["apply", "ignore"] = "apply", draft: bool = False) -> dict[str, Any]:
+    """The policy of this module as a record for reports."""
     return {
         "formats": list(FORMATS),
+        "recognised_by": "content",
         "max_file_bytes": MAX_FILE_BYTES,
         "max_pixels": MAX_PIXELS,
         "max_side_ratio": MAX_SIDE_RATIO,
+        "files": "regular",
+        "orientation": "from EXIF" if exif == "apply" else "as stored",
         "frames": "first",
         "truncated": "refused",
         "alpha": "on white",
+        "deep_gray": "scaled to 8 bits",
+        "jpeg_scaling": "draft" if draft else "none",
     }
 
 

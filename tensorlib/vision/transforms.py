@@ -18,14 +18,22 @@ import numpy as np
 
 from tensorlib.kernels.image import normalize_bytes
 from tensorlib.utils.data.randomness import current_generator
+from tensorlib.vision.resizing import (
+    Interpolation,
+    Size,
+    center_crop,
+    pad,
+    pair,
+    prepare,
+    resample,
+    resize,
+    to_array,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from tensorlib import Tensor
-
-Size = int | Sequence[int]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
 class Compose:
@@ -65,7 +73,7 @@ class CenterCrop:
     """The middle (height, width) or square; smaller images are padded with zeros."""
 
     def __init__(self, size: Size):
-        self.size = _pair(size)
+        self.size = pair(size)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         return center_crop(image, self.size)
@@ -75,7 +83,7 @@ class RandomCrop:
     """A random (height, width) part, after `padding` zeros (one number) on every side."""
 
     def __init__(self, size: Size, padding: int = 0):
-        self.size = _pair(size)
+        self.size = pair(size)
         self.padding = padding
 
     def __call__(self, image: Any) -> Any:
@@ -84,7 +92,7 @@ class RandomCrop:
             sides = ((self.padding,) * 2,) * 2 + ((0, 0),) * (image.ndim - 2)
             image = np.pad(image, sides)
         elif self.padding:
-            image = _pad(image, (self.padding,) * 4)
+            image = pad(image, (self.padding,) * 4)
         height, width = self.size
         high, wide = image.shape[:2] if array else (image.height, image.width)
         if high < height or wide < width:
@@ -135,7 +143,7 @@ class RandomResizedCrop:
             raise ValueError(
                 f"RandomResizedCrop: scale={scale}, ratio={ratio}; expected 0 < lowest <= highest"
             )
-        self.size = _pair(size)
+        self.size = pair(size)
         self.scale = scale
         self.ratio = ratio
         self.interpolation = interpolation
@@ -287,15 +295,11 @@ class ImageClassification:
                 f"ImageClassification: crop_size={self.crop_size}, "
                 f"resize_size={self.resize_size}; expected at least 1"
             )
-        _resample(self.interpolation)
+        resample(self.interpolation)
 
     def to_uint8(self, image: Image.Image) -> np.ndarray:
         """A PIL image to a uint8 array [crop_size, crop_size, C]."""
-        if image.mode != self.mode:
-            image = image.convert(self.mode)
-        if self.resize_size is not None:
-            image = resize(image, self.resize_size, self.interpolation)
-        return to_array(center_crop(image, (self.crop_size, self.crop_size)))
+        return prepare(image, self.mode, self.resize_size, self.crop_size, self.interpolation)
 
     def normalize(self, batch: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] or gray [N, H, W] to float32 [N, C, H, W], channels-last in memory."""
@@ -334,67 +338,3 @@ class ImageClassification:
                 f"expected crop_size and any of {sorted(cls.__dataclass_fields__)}"
             )
         return cls(**values)
-
-
-def resize(
-    image: Image.Image, size: Size, interpolation: Interpolation = "bilinear"
-) -> Image.Image:
-    """Resize with PIL: an integer is the short side's new length, a pair (height, width)."""
-    if isinstance(size, int):
-        short, long = sorted((image.width, image.height))
-        other = int(size * long / short)
-        width, height = (size, other) if image.width <= image.height else (other, size)
-    else:
-        height, width = _pair(size)
-    if (width, height) == image.size:
-        return image
-    return image.resize((width, height), _resample(interpolation))
-
-
-def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle (height, width), with torchvision's rounding and zero padding."""
-    height, width = size
-    if image.height < height or image.width < width:
-        across, down = max(width - image.width, 0), max(height - image.height, 0)
-        image = _pad(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2))
-    top = round((image.height - height) / 2.0)  # Python's rounding to even, as torchvision's
-    left = round((image.width - width) / 2.0)
-    if image.size == (width, height):
-        return image
-    return image.crop((left, top, left + width, top + height))
-
-
-def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
-    """An 8-bit image as uint8 [H, W, C]; gray gets one channel."""
-    array = np.asarray(image)
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * np.uint8(255)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise TypeError(
-            f"image of dtype {array.dtype} and shape {array.shape}; expected 8-bit [H, W] or "
-            "[H, W, C]. Hint: tensorlib.vision.decode converts every mode"
-        )
-    return array[..., None] if array.ndim == 2 else array
-
-
-def _pad(image: Image.Image, sides: tuple[int, int, int, int]) -> Image.Image:
-    from PIL import ImageOps
-
-    return ImageOps.expand(image, sides, fill=0)
-
-
-def _resample(name: str) -> Any:
-    from PIL.Image import Resampling
-
-    try:
-        return Resampling[name.upper()]
-    except KeyError:
-        known = ", ".join(item.name.lower() for item in Resampling)
-        raise ValueError(f"interpolation={name!r}; expected one of {known}") from None
-
-
-def _pair(size: Size) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"size={size!r}; expected an integer >= 1 or (height, width)")
-    return pair

@@ -221,3 +221,42 @@ def test_what_is_written_is_read_back(tmp_path, shape):
 def test_the_policy_can_be_printed():
     assert policy()["max_pixels"] == 50_000_000
     assert policy()["formats"] == ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+
+
+def _jpeg(**options):
+    ramp = np.linspace(0, 255, 96 * 80 * 3).reshape(96, 80, 3).astype(np.uint8) ^ (RGB[0, 0, 0] & 7)
+    return encode(Image.fromarray(ramp), "JPEG", **options)
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_half_a_jpeg_with_an_end_marker_is_not_filled_with_gray(subsampling, restarts):
+    data = _jpeg(subsampling=subsampling, restart_marker_rows=restarts, quality=90)
+    whole = pixels(data)
+    np.testing.assert_array_equal(whole, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    scan = data.index(b"\xff\xda") + 14
+    for share in np.linspace(0, 0.97, 30):
+        cut = data[: scan + int(share * (len(data) - scan))] + b"\xff\xd9"
+        with pytest.raises(ImageError, match="truncated"):
+            decode(cut)
+    np.testing.assert_array_equal(pixels(data + b"\xff\xd9 and more \xff\xd8"), whole)
+
+
+def test_a_progressive_jpeg_needs_its_last_scan():
+    data = _jpeg(progressive=True)
+    whole = pixels(data)
+    np.testing.assert_array_equal(whole, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    scans = [i for i in range(len(data)) if data.startswith(b"\xff\xda", i)]
+    assert len(scans) > 5
+    for count, start in enumerate(scans):
+        with pytest.raises(ImageError, match=f"ends after {count} scans" if count else "decoded"):
+            decode(data[:start] + b"\xff\xd9")
+    with pytest.raises(ImageError, match="truncated"):
+        decode(data[: scans[-1] + 20])
+
+
+def test_arithmetic_coding_is_refused():
+    data = _jpeg()
+    frame = data.index(b"\xff\xc0")
+    with pytest.raises(ImageError, match="arithmetic-coded"):
+        decode(data[: frame + 1] + b"\xc9" + data[frame + 2 :])
