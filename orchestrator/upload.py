@@ -190,15 +190,17 @@ class Upload:
         if self._events_sent is None:
             known = [int(name.partition(".")[0]) for name in (self.place / "events").names()]
             self._events_sent = max(known, default=0)
-        if _size(path) <= self._events_sent:
+        size = _size(path)  # it grows meanwhile, and only the last piece may be short
+        if size <= self._events_sent:
             return
         with path.open("rb") as file:
-            start = self._events_sent // _PIECE_BYTES * _PIECE_BYTES
-            file.seek(start)
-            while piece := file.read(_PIECE_BYTES):
+            for start in range(
+                self._events_sent // _PIECE_BYTES * _PIECE_BYTES, size, _PIECE_BYTES
+            ):
+                file.seek(start)
+                piece = file.read(min(_PIECE_BYTES, size - start))
                 (self.place / "events" / f"{start:015d}.jsonl").write_bytes(piece)
-                self._events_sent = start + len(piece)
-                start += _PIECE_BYTES
+        self._events_sent = size
 
     def _send_folder(self, folder: str, *, deep: bool) -> None:
         root = self.run.path / folder

@@ -110,6 +110,29 @@ def test_events_go_in_pieces_and_each_is_sent_once_it_has_changed(kept, home, mo
     assert kept.path.joinpath("events.jsonl").read_bytes() == events
 
 
+def test_events_that_come_while_others_are_sent_are_in_their_place(kept, home, monkeypatch):
+    monkeypatch.setattr(upload, "_PIECE_BYTES", 200)
+    written = iter(range(40))
+
+    def takes(path: str, size: int) -> int:
+        if "/events/" in path and (i := next(written, None)) is not None:
+            kept.append_event("meanwhile", i=i, pad="z" * (i % 7))
+        return size
+
+    FaultyFileSystem.takes = takes
+    for i in range(5):
+        kept.append_event("x", i=i)
+        kept.sync_events()
+    FaultyFileSystem.calm()
+    kept.sync_events()
+    with kept.lock():
+        pass
+    events = kept.path.joinpath("events.jsonl").read_bytes()
+    lose(home)
+    upload.download(f"{STORAGE}/r1", home)
+    assert kept.path.joinpath("events.jsonl").read_bytes() == events
+
+
 def test_what_led_to_a_checkpoint_is_in_the_bucket_before_it(kept, home):
     """The driver and its disk are gone before it sent anything but the plan."""
     from orchestrator.context import JobContext
