@@ -225,16 +225,19 @@ def _work(
         link.unlink(missing_ok=True)
         link.symlink_to(folder, target_is_directory=True)
     found = module.summarize(config, parts, manifest, run_dir.artifacts_dir)
-    speed = round(progress.speed(), 2)
-    run_dir.append_event("batch", counts=counts, images_per_s=speed, phases=progress.phases())
+    speeds = {
+        "images_per_s": round(progress.speed(), 2),
+        "steady_images_per_s": progress.steady(),
+        "phases": progress.phases(),
+    }
+    run_dir.append_event("batch", counts=counts, **speeds)
     values = {k: float(v) for k, v in counts.items()} | found.get("metrics", {})
     run_dir.append_event("metrics", step=0, epoch=None, values=values)
     run_dir.write_status(
         batch={
             "output": str(folder),
             **counts,
-            "images_per_s": speed,
-            "phases": progress.phases(),
+            **speeds,
             **{key: value for key, value in found.items() if key != "metrics"},
         }
     )
@@ -277,6 +280,7 @@ class _Progress:
         self.started = time.monotonic()
         self.last = self.started
         self.recent: deque[tuple[float, int]] = deque()
+        self.warm: tuple[float, int] | None = None  # when the first part was done
 
     def begin(self) -> None:
         """Now workers start."""
@@ -290,6 +294,7 @@ class _Progress:
         for phase, seconds in made.seconds.items():
             self.seconds[phase] += seconds
         now = self.last = time.monotonic()
+        self.warm = self.warm or (now, self.done)
         self.recent.append((now, self.done))
         while len(self.recent) > 2 and now - self.recent[0][0] > _SPEED_OVER_S:
             self.recent.popleft()
@@ -303,6 +308,11 @@ class _Progress:
     def speed(self) -> float:
         """Images per second of this attempt, the start of its workers included."""
         return (self.done - self.first) / max(self.last - self.started, 1e-9)
+
+    def steady(self) -> float | None:
+        """Images per second from the first part on."""
+        since, done = self.warm or (self.last, self.done)
+        return (self.done - done) / (self.last - since) if self.last > since else None
 
     def phases(self) -> dict[str, dict[str, float]]:
         """Seconds in each phase over all workers, and images per second of it."""

@@ -145,10 +145,15 @@ class RetrySpec(_Part):
 
 
 class TrackingSpec(_Part):
-    """Where MLflow is. `uri` None: SQLite under the home directory. `experiment` None: the name."""
+    """Where MLflow is. `uri` None: SQLite under the home directory. `experiment` None: the name.
+
+    `when: later` leaves it alone while the run lasts, for runs of seconds: loading MLflow takes
+    longer; `orchestrator sync` sends them.
+    """
 
     uri: str | None = None
     experiment: str | None = Field(default=None, min_length=1)
+    when: Literal["live", "later"] = "live"
 
 
 class JobSpec(_Part):

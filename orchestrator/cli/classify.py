@@ -128,6 +128,7 @@ def classify(
         "job": "classify_images",
         "params": {key: value for key, value in params.items() if value is not None},
         "resources": {key: value for key, value in resources.items() if value is not None},
+        "tracking": {"when": "later"} if params["local"] else {},
     }
     loaded = config.from_dict(spec, "orchestrator classify", _FLAGS)
     plan = planning.plan(loaded, address=address, available=None if address else local_resources())

@@ -53,12 +53,15 @@ class Mirror:
         self._thread = threading.Thread(target=self._loop, name="mlflow-mirror", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        if self._plan.spec.tracking.when == "live":
+            self._thread.start()
 
     def finish(self, status: RunStatus, limit_s: float | None = None) -> int:
         """Send what is left and end the MLflow run, in at most `limit_s`; without one, however
         long an answer may take. Returns the number of points not sent.
         """
+        if self._plan.spec.tracking.when == "later":
+            return 0
         # A tracker that never answered gets one more chance; one that did may be restarting.
         patience_s = UNSEEN_LIMIT_S if self._told and self._client is None else FINISH_LIMIT_S
         self._finish = (status, time.monotonic() + (limit_s or patience_s))
