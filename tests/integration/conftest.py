@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from .faults import spec_file
+
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "configs" / "train" / "digits.yaml"
 COMMAND = [sys.executable, "-m", "orchestrator"]
@@ -119,6 +121,14 @@ def worker_pid(run_dir: Path, rank: int) -> int:
     return int([line for line in header if line.startswith("--- attempt")][-1].split("pid ")[1])
 
 
+def steps_in_mlflow(result: dict[str, Any], key: str = "train/loss") -> list[int]:
+    """The steps of a metric in the order in which MLflow has them."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(result["tracking"]["uri"])
+    return [p.step for p in client.get_metric_history(result["tracking"]["run_id"], key)]
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """$ORCHESTRATOR_HOME of the runs that several tests look at."""
@@ -131,6 +141,15 @@ def digits(home: Path) -> dict[str, Any]:
     done = cli(home, "run", DIGITS, "--run-id", "digits", "--json")
     assert done.returncode == 0, done.stderr
     return result_of(done) | {"stdout": done.stdout, "stderr": done.stderr}
+
+
+@pytest.fixture(scope="session")
+def twelve(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Twelve steps, undisturbed: the JSON result, and the spec that repeats it."""
+    spec = spec_file(tmp_path_factory.mktemp("twelve"))
+    done = cli(home, "run", spec, "--run-id", "twelve", "--json")
+    assert done.returncode == 0, done.stderr
+    return result_of(done) | {"spec": spec}
 
 
 @pytest.fixture(scope="session")

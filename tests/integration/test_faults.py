@@ -11,16 +11,23 @@ from typing import Any
 
 import pytest
 
-from .conftest import DIGITS, Started, cli, logged_steps, result_of, wait_for, worker_pid
+from .conftest import (
+    DIGITS,
+    Started,
+    cli,
+    logged_steps,
+    result_of,
+    steps_in_mlflow,
+    wait_for,
+    worker_pid,
+)
+from .faults import STEPS, Left, changes, events
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
-def steps_in_mlflow(result: dict[str, Any], key: str = "train/loss") -> list[int]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(result["tracking"]["uri"])
-    return [p.step for p in client.get_metric_history(result["tracking"]["run_id"], key)]
+def every_step(count: int) -> list[int]:
+    return list(range(1, count + 1))
 
 
 def test_n1_a_killed_worker_costs_a_restart_and_not_a_bit(
@@ -37,7 +44,7 @@ def test_n1_a_killed_worker_costs_a_restart_and_not_a_bit(
     assert result["attempts"] == 2
     assert result["weights_sha256"] == digits["weights_sha256"]
     assert result["metrics"] == digits["metrics"]
-    assert steps_in_mlflow(result) == list(range(1, 231))  # N4: none lost, none doubled
+    assert steps_in_mlflow(result) == every_step(230)  # N4: none lost, none doubled
     report = (run_dir / "report.md").read_text()
     assert "WORKER_DIED" in report
     assert "rank 1" in report
@@ -46,14 +53,14 @@ def test_n1_a_killed_worker_costs_a_restart_and_not_a_bit(
 def test_n7_a_stopped_worker_is_found_named_and_replaced(
     home: Path, digits: dict[str, Any], start: Callable[..., Started]
 ) -> None:
-    """A pause of two seconds changes nothing; a rank that stays stopped costs a restart, no bit."""
+    """A pause of 5 seconds changes nothing; a rank that stays stopped costs a restart, no bit."""
     limit = "--set", "retry.hang_timeout_s=15"
     command = start(home, "run", DIGITS, "--run-id", "stuck", "--json", *limit)
     run_dir = home / "stuck"
     wait_for("step 30", lambda: logged_steps(run_dir) >= 30)
     paused = worker_pid(run_dir, rank=1)
     os.kill(paused, signal.SIGSTOP)
-    time.sleep(2)
+    time.sleep(5)
     os.kill(paused, signal.SIGCONT)
     wait_for("step 80", lambda: logged_steps(run_dir) >= 80)
     assert worker_pid(run_dir, rank=1) == paused  # no restart
@@ -63,7 +70,7 @@ def test_n7_a_stopped_worker_is_found_named_and_replaced(
     result = result_of(done)
     assert (result["status"], result["attempts"]) == ("SUCCEEDED", 2)
     assert result["weights_sha256"] == digits["weights_sha256"]
-    assert steps_in_mlflow(result) == list(range(1, 231))
+    assert steps_in_mlflow(result) == every_step(230)
     report = (run_dir / "report.md").read_text()
     assert "WORKER_HUNG" in report
     assert "rank 1 is stopped" in report
@@ -104,19 +111,19 @@ def test_stop_saves_and_resume_ends_with_the_same_bits(
     assert resumed.returncode == 0, resumed.stderr
     result = result_of(resumed)
     assert result["weights_sha256"] == digits["weights_sha256"]
-    assert steps_in_mlflow(result) == list(range(1, 231))
+    assert steps_in_mlflow(result) == every_step(230)
 
 
 def test_resume_after_the_driver_died(
     home: Path, digits: dict[str, Any], start: Callable[..., Started]
 ) -> None:
-    command = start(home, "run", DIGITS, "--run-id", "orphan")
+    left = Left()
+    command = start(home, "run", DIGITS, "--run-id", "orphan", **left.environment)
     run_dir = home / "orphan"
     wait_for("step 60", lambda: logged_steps(run_dir) >= 60)
-    worker = worker_pid(run_dir, rank=0)
     os.kill(command.process.pid, signal.SIGKILL)
     command.process.communicate(timeout=30)
-    wait_for("the worker's end", lambda: not Path(f"/proc/{worker}").exists(), 60)
+    wait_for("the end of all it started", left.nothing, 60)
     status = result_of(cli(home, "status", "orphan", "--json"))
     assert (status["status"], status["reason"]) == ("FAILED", "DRIVER_LOST")
     resumed = cli(home, "resume", "orphan", "--json")
@@ -128,7 +135,86 @@ def test_ctrl_c_stops_within_ten_seconds(home: Path, start: Callable[..., Starte
     command = start(home, "run", DIGITS, "--run-id", "interrupted", "--json")
     wait_for("step 10", lambda: logged_steps(home / "interrupted") >= 10)
     command.process.send_signal(signal.SIGINT)
-    done = command.finish(20)
+    done = command.finish(10)
     assert done.returncode == 130, done.stderr
     assert result_of(done)["status"] == "STOPPED"
     assert "resume interrupted" in done.stdout + done.stderr
+
+
+def test_a_worker_is_killed_at_every_step(home: Path, twelve: dict[str, Any]) -> None:
+    """At the first, the last and each between: the same bits, each step once, back at once."""
+    die = {step: [step % 2] for step in every_step(STEPS)}
+    done = cli(
+        *(home, "run", twelve["spec"], "--run-id", "every-step", "--json"),
+        *changes(params__die=die, retry__worker_deaths=STEPS),
+    )
+    assert done.returncode == 0, done.stderr
+    result = result_of(done)
+    assert result["weights_sha256"] == twelve["weights_sha256"]
+    assert steps_in_mlflow(result) == every_step(STEPS)
+    assert len(list((home / "every-step").glob("died-*"))) == STEPS
+    ends = events(home / "every-step", "attempt_end")
+    assert [end["reason"] for end in ends] == ["WORKER_DIED"] * STEPS + ["COMPLETED"]
+    assert "was killed by SIGKILL" in ends[0]["message"]
+    steps = [e for e in events(home / "every-step", "metrics") if "train/loss" in e["values"]]
+    for number in range(1, STEPS + 1):
+        last = [e for e in steps if e["attempt"] == number][-1]
+        first = next(e for e in steps if e["attempt"] > number)
+        assert last["step"] - first["step"] < 3  # at most what is between two checkpoints
+        assert first["t"] - last["t"] < 15_000
+
+
+def test_retries_used_up_end_the_run_and_all_it_started(
+    home: Path, twelve: dict[str, Any], start: Callable[..., Started]
+) -> None:
+    """First Ray's own process dies, with the place of a worker, then the worker twice."""
+    left = Left()
+    command = start(
+        *(home, "run", twelve["spec"], "--run-id", "used-up", "--json"),
+        *changes(params__die={8: [1], 9: [0]}, params__pause_s=0.2, retry__worker_deaths=2),
+        **left.environment,
+    )
+    run_dir = home / "used-up"
+    wait_for("step 2", lambda: logged_steps(run_dir) >= 2)
+    worker = worker_pid(run_dir, rank=1)
+    place = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(place, signal.SIGKILL)
+    wait_for("step 9", lambda: logged_steps(run_dir) >= 9)
+    wait_for("the last failure", lambda: (run_dir / "died-9-0").exists())
+    done = command.finish(20)
+    assert done.returncode == 1, done.stderr
+    wait_for("the end of all it started", left.nothing, 5)
+    result = result_of(done)
+    assert (result["status"], result["reason"]) == ("FAILED", "WORKER_DIED")
+    assert "rank 0 was killed by SIGKILL" in result["message"]
+    assert "retry.worker_deaths is 2" in result["message"]
+    assert "its Ray process is gone" in events(run_dir, "attempt_end")[0]["message"]
+    resumed = cli(home, "resume", "used-up", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert result_of(resumed)["weights_sha256"] == twelve["weights_sha256"]
+
+
+@pytest.mark.parametrize("moment", ["connects", "starts workers"])
+def test_sigterm_twice_before_the_first_step(
+    home: Path, twelve: dict[str, Any], start: Callable[..., Started], moment: str
+) -> None:
+    left, name = Left(), moment.split()[0]
+    command = start(home, "run", twelve["spec"], "--run-id", name, "--json", **left.environment)
+    if moment == "connects":  # Ray's core is about to take SIGTERM for itself
+        wait_for("the raylet", lambda: any("/raylet " in line for line in left.processes()))
+    else:
+        wait_for("the attempt", lambda: events(home / name, "attempt"))
+    asked = time.monotonic()
+    command.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    command.process.send_signal(signal.SIGTERM)
+    done = command.finish(20)
+    assert time.monotonic() - asked < 10
+    assert done.returncode == 130, done.stderr
+    assert result_of(done)["status"] == "STOPPED"
+    wait_for("the end of all it started", left.nothing, 5)
+    if moment == "connects":
+        return
+    resumed = cli(home, "resume", name, "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert result_of(resumed)["weights_sha256"] == twelve["weights_sha256"]
