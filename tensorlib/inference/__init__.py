@@ -4,7 +4,8 @@
 |---|---|
 | `trace.py` `templates.py` | a run recorded: operations, arguments, changes in place |
 | `capture.py` `graph.py` | three runs made one graph, for any batch size |
-| `passes.py` `fused.py` | rewrites, and the operations they put in |
+| `passes.py` `epilogues.py` `fused.py` | rewrites, and the operations they put in |
+| `pixels.py` | images of bytes as input |
 | `lowering.py` `lowered/` | calls as rows of compiled tasks |
 | `plan.py` `chunks.py` `segment.py` | one arena of memory, and the rows that run in it |
 | `program.py` `steps.py` | all steps of a model in order |

@@ -50,10 +50,11 @@ def _cache_bytes() -> int:
 
 def example_bytes(part: Lowered, index: int) -> int | None:
     """Bytes of a value for each example; None where its first dimension is not the batch."""
-    shape = part.graph.values[index].shape
+    value = part.graph.values[index]
+    shape = value.shape
     if not shape or shape[0] != Batch(1) or any(type(s) is Batch for s in shape[1:]):
         return None
-    return int(4 * math.prod(shape[1:]))
+    return int(value.dtype.itemsize * math.prod(shape[1:]))
 
 
 def grouped(parts: list[Lowered], most: int, outside: set[int]) -> list[Group]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ from tensorlib.autograd.tape import no_grad, wrap
 from tensorlib.errors import ArgumentError, InvalidValueError
 from tensorlib.inference.capture import Example, Run, batch_dim, bind, capture, close
 from tensorlib.inference.passes import optimise
+from tensorlib.inference.pixels import from_bytes
 from tensorlib.inference.program import Program
+from tensorlib.inference.segment import Segment
 from tensorlib.inference.templates import decode
 from tensorlib.inference.trace import Untraceable
+from tensorlib.tensor import Tensor
 
 __all__ = ["Compiled", "InferenceWarning", "compile"]
 
@@ -26,7 +29,14 @@ class InferenceWarning(UserWarning):
     """A compiled model runs as the model itself."""
 
 
-def compile(model: Callable[..., Any], example: Any, *, batch_dim: int = 0) -> Compiled:
+def compile(
+    model: Callable[..., Any],
+    example: Any,
+    *,
+    batch_dim: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Compiled:
     """`model` made ready for inference: traced once, batch norm folded into weights, activations
     and sums fused, run without the model's Python code.
 
@@ -35,6 +45,9 @@ def compile(model: Callable[..., Any], example: Any, *, batch_dim: int = 0) -> C
         example: what it will be called with: a Tensor, or a tuple of arguments. Its batch size is
             the largest that runs in one piece; larger batches run in several.
         batch_dim: the dimension of arguments and results that is the batch.
+        mean, std: of a preset such as `vision.transforms.ImageClassification`. The example, and
+            what the result is called with, is then uint8 [N, H, W, C], and the model gets
+            `(x / 255 - mean) / std` [N, C, H, W], computed within its first convolution.
 
     Values of the example do not matter, its shapes and dtypes do: other shapes run the model
     itself, with a warning. So does a model whose operations depend on the data (`.item()`, `if
@@ -43,9 +56,10 @@ def compile(model: Callable[..., Any], example: Any, *, batch_dim: int = 0) -> C
     taken over at the next call; after a change by other means (`.numpy()`, another submodule) call
     `refresh()`. Calls from several threads run one after the other.
 
-    Raises InvalidValueError for a model in training mode.
+    Raises InvalidValueError for a model in training mode, and for an example or numbers that do
+    not fit each other.
     """
-    return Compiled(model, example, batch_dim)
+    return Compiled(model, example, batch_dim, mean, std)
 
 
 class Compiled:
@@ -53,10 +67,19 @@ class Compiled:
 
     _where = "compile"  # what errors name
 
-    def __init__(self, model: Callable[..., Any], example: Any, batch_dim: int = 0) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        example: Any,
+        batch_dim: int = 0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         args = example if isinstance(example, tuple) else (example,)
-        self.model = model
-        self._given = example, batch_dim
+        self.model = self._traced = model
+        if mean is not None or std is not None:
+            self._traced = _OfBytes(self._where, model, args, mean, std)
+        self._given = example, batch_dim, mean, std
         self._example = Example.of(args, {}, batch_dim)
         if not self._example.tensors:
             raise ArgumentError(
@@ -80,7 +103,7 @@ class Compiled:
         with self._lock:
             self._program, self.reason, self.shape_reason = None, "", ""
             try:
-                self._graph, runs, self.shape_reason = capture(self.model, self._example)
+                self._graph, runs, self.shape_reason = capture(self._traced, self._example)
             except Untraceable as problem:
                 self.reason = str(problem)
             else:
@@ -138,10 +161,22 @@ class Compiled:
                 return program.run(given.tensors, size)
             return self._pieces(program, given)
 
+    @property
+    def independent(self) -> bool:
+        """Whether an example's result has the same bits in any batch: all of the model runs
+        compiled, for any batch size.
+        """
+        program = self._program
+        return (
+            program is not None
+            and self._graph.batched
+            and all(isinstance(step, Segment) for step in program.steps)
+        )
+
     def _eager(self, args: Any, kwargs: Any) -> Any:
         self._expect_evaluation()
         with no_grad():
-            return self.model(*args, **kwargs)
+            return self._traced(*args, **kwargs)
 
     def _unfit(self, given: Example) -> str:
         """Why these arguments are not what was planned; "" where they are."""
@@ -198,9 +233,39 @@ class Compiled:
         return f"<tensorlib.inference.Compiled: {self.summary()}>"
 
 
-def compile_again(model: Any, example: Any, batch_dim: int) -> Compiled:
+def compile_again(model: Any, example: Any, *options: Any) -> Compiled:
     """What unpickling calls."""
-    return Compiled(model, example, batch_dim)
+    return Compiled(model, example, *options)
+
+
+class _OfBytes:
+    """A model whose input is normalised first."""
+
+    def __init__(
+        self, where: str, model: Callable[..., Any], args: tuple[Any, ...], mean: Any, std: Any
+    ) -> None:
+        given = [tuple(map(float, part)) if part is not None else () for part in (mean, std)]
+        self.model, (self.mean, self.std) = model, given
+        array = args[0].array if len(args) == 1 and isinstance(args[0], Tensor) else None
+        shape = () if array is None else tuple(array.shape)
+        if (
+            array is None
+            or array.dtype != np.uint8
+            or len(shape) != 4
+            or not array.shape[-1] == len(self.mean) == len(self.std)
+            or 0.0 in self.std
+        ):
+            raise InvalidValueError(
+                where,
+                f"mean={mean}, std={std} for an example of shape {shape}",
+                "a uint8 Tensor [N, H, W, C], and a mean and a std other than 0 for each channel",
+            )
+
+    def __call__(self, pixels: Any) -> Any:
+        return self.model(from_bytes(pixels, self.mean, self.std))
+
+    def __getattr__(self, name: str) -> Any:  # names of parameters, for the summary
+        return getattr(self.model, name)
 
 
 def _same_form(given: Example, planned: Example) -> bool:

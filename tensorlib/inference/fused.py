@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tensorlib.autograd.tape import wrap
+from tensorlib.inference.pixels import from_bytes
 from tensorlib.nn import functional as F
 from tensorlib.ops._attended import attended_projections
 
@@ -34,8 +35,13 @@ def convolution(
     low: float | None = None,
     high: float | None = None,
     around: Any = None,
+    levels: Any = None,
 ) -> Any:
-    """A convolution, plus `residual`, limited to [low, high]; `around` is as `F.pad` takes it."""
+    """A convolution, plus `residual`, limited to [low, high]; `around` is as `F.pad` takes it,
+    `levels` are mean and standard deviation of an input of bytes.
+    """
+    if levels is not None:
+        input = from_bytes(input, *levels)
     if around is not None:
         input = F.pad(input, around)
     apply = (F.conv1d, F.conv2d, F.conv3d)[input.array.ndim - 3]

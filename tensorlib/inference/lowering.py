@@ -84,6 +84,7 @@ class Lowered:
 
     heavy = False  # whether it is worth a segment of its own
     resident = False  # whether what it reads must lie in the arena
+    reads_bytes = False  # whether it may read uint8
     words = "compiled"  # for the summary
 
     def __init__(self, graph: Graph, call: Call) -> None:
@@ -153,9 +154,9 @@ def lower(graph: Graph, call: Call, pinned: set[int]) -> Lowered:
     ours = [graph.values[i] for i in (*call.inputs(), *call.outputs())]
     if call.changed or any(v.memory in pinned for v in ours):
         raise NotLowered("memory is changed in place")
-    if any(v.dtype != np.float32 for v in ours):
-        other = next(v.dtype for v in ours if v.dtype != np.float32)
-        raise NotLowered(f"{other} is not float32")
+    for value in ours:
+        if value.dtype != np.float32 and not (kind.reads_bytes and value.dtype == np.uint8):
+            raise NotLowered(f"{value.dtype} is not float32")
     if type(call.result) is not Ref:
         raise NotLowered("it has several results")
     return kind(graph, call)

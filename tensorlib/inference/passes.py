@@ -19,6 +19,7 @@ from tensorlib.autograd import tape
 from tensorlib.autograd.tape import wrap
 from tensorlib.inference import fused
 from tensorlib.inference.capture import bind
+from tensorlib.inference.epilogues import fuse_epilogues
 from tensorlib.inference.graph import Graph, bound, renamed
 from tensorlib.inference.templates import Batch, Pack, Ref, decode, leaves
 from tensorlib.inference.trace import Call
@@ -51,8 +52,9 @@ def optimise(graph: Graph) -> tuple[Graph, Report]:
     _fold_norms(graph, report)
     _general_forms(graph)
     _absorb_pads(graph, report)
+    _absorb_bytes(graph, report)
     _rows_of_attention(graph)
-    _fuse_epilogues(graph, report)
+    fuse_epilogues(graph, report.counts)
     _drop_dead(graph)
     return graph, report
 
@@ -311,7 +313,7 @@ def _folded(graph: Graph, before: Call, state: dict[str, Any], eps: float) -> tu
     return wrap(scaled.astype(weight.dtype)), wrap(shift.astype(weight.dtype))
 
 
-# -- epilogues -------------------------------------------------------------------------------------
+# -- forms -----------------------------------------------------------------------------------------
 
 
 def _general_forms(graph: Graph) -> None:
@@ -352,6 +354,30 @@ def _absorb_pads(graph: Graph, report: Report) -> None:
             report.counts["paddings fused"] += 1
 
 
+def _absorb_bytes(graph: Graph, report: Report) -> None:
+    """Images of bytes into the convolution of few channels that reads them: it copies its input
+    anyhow.
+    """
+    makers = graph.makers()
+    for call in graph.calls:
+        if call.name != "convolution":
+            continue
+        before = makers.get(call.arguments["input"].index)
+        weight = graph.values[call.arguments["weight"].index].shape
+        if (
+            before is not None
+            and before.name == "from_bytes"
+            and not before.changed
+            and call.arguments["groups"] == 1
+            and weight[1] <= 4
+            and weight[-1] > 1
+            and call.arguments["dilation"] in (1, Pack(tuple, (1, 1)))
+        ):
+            levels = Pack(tuple, (before.arguments["mean"], before.arguments["std"]))
+            call.arguments |= {"input": before.arguments["input"], "levels": levels}
+            report.counts["normalisations fused"] += 1
+
+
 def _rows_of_attention(graph: Graph) -> None:
     """Attention [L, N, E] whose projection is transposed: in the order that is wanted."""
     users = graph.users()
@@ -389,92 +415,5 @@ def _become(call: Call, function: Callable[..., Any]) -> None:
     call.function, call.name = function, function.__name__
     call.arguments |= {"residual": None, "low": None, "high": None}
     if function is fused.convolution:
-        call.arguments["around"] = None
+        call.arguments |= {"around": None, "levels": None}
     call.places, call.star, call.named = _positional(function), None, None
-
-
-def _fuse_epilogues(graph: Graph, report: Report) -> None:
-    """Sums, then limits, into the convolution or product that makes their operand last."""
-    order = {id(call): place for place, call in enumerate(graph.calls)}
-    changed = True
-    while changed:
-        changed = False
-        users, makers = graph.users(), graph.makers()
-        for call in graph.calls:
-            into = _takes_sum(graph, call, users, makers, order)
-            if into is not None:
-                maker, residual = into
-                maker.arguments["residual"] = residual
-                report.counts["sums fused"] += 1
-            else:
-                found = _takes_limit(graph, call, users, makers)
-                if found is None:
-                    continue
-                maker, maker.arguments["low"], maker.arguments["high"] = found
-                report.counts["activations fused"] += 1
-            maker.result = call.result
-            graph.calls = [c for c in graph.calls if c is not call]
-            changed = True
-            break
-
-
-def _makes(graph: Graph, template: Any, users: Any, makers: Any) -> Call | None:
-    """The convolution or product without limits that makes a value with one user."""
-    if type(template) is not Ref or len(users[template.index]) != 1:
-        return None
-    maker: Call | None = makers.get(template.index)
-    if maker is None or maker.name not in ("convolution", "product"):
-        return None
-    if maker.arguments["low"] is not None or maker.arguments["high"] is not None:
-        return None
-    return maker
-
-
-def _takes_sum(
-    graph: Graph, call: Call, users: Any, makers: Any, order: dict[int, int]
-) -> tuple[Call, Ref] | None:
-    if call.name != "add" or call.arguments.get("alpha", 1) != 1 or call.changed:
-        return None
-    a, b = call.arguments["input"], call.arguments["other"]
-    if type(a) is not Ref or type(b) is not Ref or a == b:
-        return None
-    x, y = graph.values[a.index], graph.values[b.index]
-    if x.shape != y.shape or x.dtype != y.dtype:
-        return None
-    best = None
-    for own, other in ((a, b), (b, a)):
-        maker = _makes(graph, own, users, makers)
-        if maker is None or maker.arguments["residual"] is not None:
-            continue
-        before = makers.get(other.index)
-        if before is not None and order[id(before)] > order[id(maker)]:
-            continue  # it is not there yet when the convolution runs
-        best = maker, other
-    return best
-
-
-def _takes_limit(
-    graph: Graph, call: Call, users: Any, makers: Any
-) -> tuple[Call, float | None, float | None] | None:
-    limits = _limits(call)
-    if limits is None or call.changed:
-        return None
-    maker = _makes(graph, call.arguments.get("input"), users, makers)
-    if maker is None or graph.values[call.outputs()[0]].dtype.kind != "f":
-        return None
-    return maker, *limits
-
-
-def _limits(call: Call) -> tuple[float | None, float | None] | None:
-    """The interval that an activation limits to."""
-    if call.name == "relu":
-        return 0.0, None
-    if call.name == "relu6":
-        return 0.0, 6.0
-    if call.name == "hardtanh":
-        return call.arguments["min_val"], call.arguments["max_val"]
-    if call.name in ("clamp", "clip"):
-        low, high = call.arguments.get("min"), call.arguments.get("max")
-        if all(x is None or type(x) in (int, float) for x in (low, high)) and low != high:
-            return low, high
-    return None

@@ -40,6 +40,7 @@ _BESIDE = {
         "utils/dlpack",
         "fft",
         "special",
+        "inference/pixels",
     )
 }
 _INSIDE = tuple(

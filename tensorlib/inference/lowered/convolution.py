@@ -9,10 +9,11 @@ import numpy as np
 
 from tensorlib.inference.lowering import Lowered, NotLowered, Space, lowering
 from tensorlib.inference.templates import Pack, Ref, size_at
-from tensorlib.kernels.cpu import Tasks, address
+from tensorlib.kernels.cpu import Tasks, address, image
 from tensorlib.kernels.cpu import convolution as conv
 
 _direct, _winograd, _each = Tasks("convolution"), Tasks("winograd"), Tasks("depthwise")
+_image = Tasks("image")
 INFINITY = float("inf")
 
 
@@ -69,11 +70,16 @@ class Product(_Linear):
 class Convolution(_Linear):
     """A convolution of images, by the algorithm that its weights allow."""
 
+    reads_bytes = True
+
     def __init__(self, graph: Any, call: Any) -> None:
         super().__init__(graph, call)
         if len(self.input.shape) != 4:
             raise NotLowered("images alone have a compiled convolution")
         given = call.arguments
+        self.levels = _table(given["levels"])
+        if (self.levels is None) == (self.input.dtype == np.uint8):
+            raise NotLowered("its input is not float32")
         self.groups = given["groups"]
         self.stride, self.dilation = two_numbers(given["stride"]), two_numbers(given["dilation"])
         self.padding = self._pads(given["padding"])
@@ -100,6 +106,8 @@ class Convolution(_Linear):
             self.words, self.write = "convolution of few channels", self._narrow  # type: ignore[method-assign]
             if self.input.origin == "input":
                 self.direct = self.input.index
+        elif self.levels is not None:
+            raise NotLowered("its input is of bytes")
         else:
             self.words, self.write = "direct convolution", self._plain  # type: ignore[method-assign]
 
@@ -116,6 +124,8 @@ class Convolution(_Linear):
     def geometry(self, n: int) -> Any:
         """The sizes at batch size n."""
         shape = size_at(self.input.shape, n)
+        if self.levels is not None:  # [N, H, W, C]
+            shape = shape[0], shape[3], shape[1], shape[2]
         sizes = self.shape(self.output, n)[2:]
         pads = tuple((p, p) for p in self.padding)
         return conv.geometry(
@@ -149,11 +159,17 @@ class Convolution(_Linear):
         lines, frame = conv.Lines.of(g), space.temporary(self)
         top, left, rows, columns = lines.frame
         n, c, h, w = g.images, g.channels, g.height, g.width
-        strides = space.strides.get(self.input.index, (h * w * c * 4, 4, w * c * 4, c * 4))
-        space.add(
-            _direct, "to_channels_last", n * rows, space.at(self.input.index), frame, c, h, w,
-            *strides, top, left, rows, columns,
-        )  # fmt: skip
+        if self.levels is not None:
+            space.add(
+                _image, "to_frame", n * rows, space.at(self.input.index), address(self.levels),
+                frame, c, h, w, *space.strides[self.input.index], top, left, rows, columns,
+            )  # fmt: skip
+        else:
+            strides = space.strides.get(self.input.index, (h * w * c * 4, 4, w * c * 4, c * 4))
+            space.add(
+                _direct, "to_channels_last", n * rows, space.at(self.input.index), frame, c, h, w,
+                *strides, top, left, rows, columns,
+            )  # fmt: skip
         count, length = conv.line_blocks(g)
         space.add(
             _direct, "convolve_lines", count, frame, address(self.packed), space.at(self.output),
@@ -179,6 +195,39 @@ class Convolution(_Linear):
             address(self.packed), space.at(self.output), _where(self.added), *self.limits,
             g.channels, *g.window,
         )  # fmt: skip
+
+
+@lowering("from_bytes")
+class Pixels(Lowered):
+    """Images of bytes as numbers, for a model that does not begin with a convolution of few
+    channels.
+    """
+
+    reads_bytes = True
+    words = "bytes as numbers"
+
+    def __init__(self, graph: Any, call: Any) -> None:
+        super().__init__(graph, call)
+        value = self.value("input")
+        if value.origin != "input" or value.dtype != np.uint8 or len(value.shape) != 4:
+            raise NotLowered("it is not of the argument")
+        self.levels = _table(Pack(tuple, (call.arguments["mean"], call.arguments["std"])))
+        self.direct = value.index
+
+    def write(self, space: Space) -> None:
+        n, h, w, c = self.shape(self.sources[0], space.n)
+        space.add(
+            _image, "to_frame", n * h, space.at(self.sources[0]), address(self.levels),
+            space.at(self.output), c, h, w, *space.strides[self.sources[0]], 0, 0, h, w,
+        )  # fmt: skip
+
+
+def _table(levels: Any) -> Any:
+    """[C, 256]: what each byte becomes; None for None."""
+    if levels is None:
+        return None
+    mean, std = (part.items for part in levels.items)
+    return image.table(mean, std)
 
 
 def two_numbers(value: Any) -> tuple[int, int]:

@@ -18,7 +18,7 @@ _BYTE = np.dtype(np.uint8)
 
 
 @lru_cache(64)
-def _table(mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+def table(mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
     """[C, 256]: what each byte becomes, by the reference."""
     every = np.repeat(np.arange(256, dtype=np.uint8)[:, None], len(mean), 1)
     return np.ascontiguousarray(reference.normalize_bytes.reference(every, mean, std).T)
@@ -39,9 +39,9 @@ def _fits(batch: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
 def normalize_bytes(batch: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
     """One pass."""
     batch = dense(batch)
-    table, out = _table(mean, std), empty(batch.shape)
+    values, out = table(mean, std), empty(batch.shape)
     channels = batch.shape[-1]
     pixels = batch.size // channels
-    places = address(batch), address(table), address(out)
+    places = address(batch), address(values), address(out)
     _run.look_up(-(-pixels // _PIECE), *places, pixels, channels, _PIECE)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tensorlib.kernels.cpu.compiler import i64, ptr, task
+from tensorlib.kernels.cpu.tasks.convolution import zero_row
 from tensorlib.kernels.cpu.vector import load_f32, load_u8, store_f32
 
 
@@ -23,3 +24,46 @@ def look_up(
         for c in range(channels):
             i = pixel * channels + c
             store_f32(y + 4 * i, load_f32(table + 1024 * c + 4 * load_u8(x + i)))
+
+
+@task
+def to_frame(
+    block,
+    worker,
+    x: ptr,
+    table: ptr,
+    out: ptr,
+    c: i64,
+    h: i64,
+    w: i64,
+    stride_n: i64,
+    stride_h: i64,
+    stride_w: i64,
+    stride_c: i64,
+    top: i64,
+    left: i64,
+    rows: i64,
+    columns: i64,
+):
+    """Row `block` of out[images, rows, columns, c]: table[c, x] of the image of bytes at (top,
+    left), zeros around it.
+    """
+    image = block // rows
+    y = block - image * rows - top
+    target = out + block * columns * c * 4
+    if y < 0 or y >= h:
+        zero_row(target, columns * c)
+        return
+    source = x + image * stride_n + y * stride_h
+    begin = max(-left, 0)
+    end = min(columns - left, w)
+    if left > 0:
+        zero_row(target, left * c)
+    right = columns - left - end
+    if right > 0:
+        zero_row(target + (left + end) * c * 4, right * c)
+    for k in range(c):
+        values = table + 1024 * k
+        place, at = source + k * stride_c, target + (left * c + k) * 4
+        for j in range(begin, end):
+            store_f32(at + 4 * c * j, load_f32(values + 4 * load_u8(place + j * stride_w)))
