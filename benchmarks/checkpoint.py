@@ -4,6 +4,7 @@
 
 Two processes compute on one core each, as two workers do; the first saves its state. The cost of a
 save is the time of the call and what the steps beside the write took longer than those before it.
+The CPU of a save is what its process used beyond that of the thread that computes.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def main() -> None:
     calls: list[float] = []
     slower: list[float] = []
     writes: list[float] = []
+    beside: list[float] = []
+    cpu: list[float] = []
     try:
         with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=".") as folder:
             saver = Saver(Path(folder) / "background", keep=1)
@@ -51,7 +54,7 @@ def main() -> None:
             for number in range(1, ROUNDS + 1):
                 before = [step(a) for _ in range(CALM_STEPS)]
                 calm += before
-                started = time.perf_counter()
+                started, others = time.perf_counter(), time.process_time() - time.thread_time()
                 saver.save(state, step=number)
                 calls.append(time.perf_counter() - started)
                 during = []
@@ -59,7 +62,9 @@ def main() -> None:
                     during.append(step(a))
                 writes.append(time.perf_counter() - started)
                 slower.append(sum(during) - len(during) * statistics.median(before))
+                beside.append(statistics.mean(during) / statistics.median(before) - 1)
                 saver.wait()
+                cpu.append(time.process_time() - time.thread_time() - others)
             started = time.perf_counter()
             checkpoint.write(Path(folder) / "place", state, step=1)
             in_place = time.perf_counter() - started
@@ -70,6 +75,8 @@ def main() -> None:
     print(f"{STATE_BYTES >> 20} MiB, steps of {1e3 * usual:.0f} ms, median of {ROUNDS} saves")
     print(f"in the background  call {call:.2f} s + slower steps {slow:.2f} s = {call + slow:.2f} s")
     print(f"  durable after    {statistics.median(writes):.2f} s")
+    print(f"  steps beside it  {100 * statistics.median(beside):.1f} % longer")
+    print(f"  CPU of the write {statistics.median(cpu):.2f} s")
     print(f"in place           {in_place:.2f} s")
     for name, cost in (("in the background", call + slow), ("in place", in_place)):
         print(f"{name}: steps take at most 10 % longer where saves are {cost / 0.1:.0f} s apart")

@@ -24,8 +24,9 @@ from orchestrator.remote import AnyPath
 __all__ = ["Saver"]
 
 _LONG_WAIT_S = 1.0
-# The writer gives way to the training's own threads where there are fewer cores than threads.
-_NICENESS = 5
+# The writer gives way to the training's own threads where there are fewer cores than threads: ten
+# more make a tenth of their weight, so that a step beside a write loses at most a tenth to it.
+_NICER = 10
 
 
 class Saver:
@@ -112,7 +113,9 @@ class Saver:
     def _run(self, snapshot: Snapshot, facts: dict[str, Any]) -> None:
         try:
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+                thread = threading.get_native_id()
+                nice = os.getpriority(os.PRIO_PROCESS, thread)
+                os.setpriority(os.PRIO_PROCESS, thread, min(nice + _NICER, 19))
             self._write(snapshot, facts)
         except BaseException as error:
             self._error = error

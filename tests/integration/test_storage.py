@@ -20,7 +20,7 @@ from .conftest import DIGITS, ROOT, cli, environment, logged_steps, result_of, w
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-SMALL = ("params.epochs=20", "checkpoint.every_steps=10", "resources.workers=1")
+SMALL = ("params.epochs=20", "checkpoint.every_steps=30", "resources.workers=1")
 STEPS = 460
 
 
