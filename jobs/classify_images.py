@@ -30,7 +30,8 @@ from jobs.reading import read_input
 from jobs.weights import Weights, load, resolve
 from orchestrator.errors import UsageError
 from orchestrator.parts import Format, Manifest, Parts
-from tensorlib.vision.image import ImageError, decode
+from tensorlib.vision.decoding import DecoderPool
+from tensorlib.vision.image import ImageError
 
 __all__ = ["Config", "Worker", "check", "fingerprint", "summarize", "write_manifest"]
 
@@ -47,6 +48,7 @@ class Config(InputsConfig):
         labels: file of the model's class names, one a line, where they are not ImageNet's.
         features: the values that the last layer classifies, too, as a list in each row.
         exif: whether EXIF orientation is applied; ImageNet numbers are compared without.
+        draft: large JPEGs are decoded smaller, faster and not to the same pixels.
         output: folder of the table; null: among the run's artifacts.
         format: of the table's parts.
         local: in one process, without Ray.
@@ -63,6 +65,7 @@ class Config(InputsConfig):
     top_k: int = Field(default=5, ge=1)
     features: bool = False
     exif: Literal["apply", "ignore"] = "apply"
+    draft: bool = False
     output: Path | None = None
     format: Format = "parquet"
     local: bool = False
@@ -128,10 +131,10 @@ def fingerprint(config: Config) -> str:
 
 @dataclass
 class _Batch:
-    """Decoded inputs: uint8 [N, H, W, C], and for each its reason to be bad, or ""."""
+    """Decoded inputs: uint8 [N, H, W, C], and for each None or its reason to be bad."""
 
     images: np.ndarray
-    errors: list[str]
+    errors: list[str | None]
     width: np.ndarray
     height: np.ndarray
     rotated: np.ndarray
@@ -143,15 +146,18 @@ class Worker:
     """
 
     def __init__(self, config: Config, threads: int) -> None:
-        self.config = config
+        weights = config.load_weights()
+        self.config, self.preset = config, weights.preset
+        # Its processes start while the model is compiled.
+        self.decoders = DecoderPool(weights.preset, threads, exif=config.exif, draft=config.draft)
         self.predictor = Predictor(
-            config.load_weights(), config.batch_size, config.top_k, config.features, threads
+            weights, config.batch_size, config.top_k, config.features, threads
         )
-        self.preset = config.load_weights().preset
         self._turn = threading.Lock()
 
     def close(self) -> None:
         """End the decoders."""
+        self.decoders.close()
 
     def __call__(
         self, rows: pa.Table, stop: Callable[[], bool]
@@ -172,16 +178,14 @@ class Worker:
                 pieces.append(self._table(rows.slice(start, count), batch))
                 start += count
                 seconds["model"] += time.monotonic() - began
-        if not pieces:
-            pieces = [self._table(rows, _Batch(*_zeros(self.preset, 0)))]
         return pa.concat_tables(pieces), seconds
 
     def _decoded(self, rows: pa.Table, seconds: dict[str, float]) -> Iterator[_Batch]:
-        """The inputs in batches."""
+        """The inputs in batches, an empty one where there are none."""
         size = self.config.batch_size
-        for start in range(0, rows.num_rows, size):
+        for start in range(0, max(rows.num_rows, 1), size):
             listed = rows.slice(start, size).to_pylist()
-            batch = _Batch(*_zeros(self.preset, len(listed)))
+            batch = self._empty(len(listed))
             waiting: dict[int, bytes] = {}
             for i, row in enumerate(listed):
                 began = time.monotonic()
@@ -198,21 +202,23 @@ class Worker:
     def _decode(self, batch: _Batch, waiting: dict[int, bytes], seconds: dict[str, float]) -> None:
         """Decode what was read, into its places of the batch."""
         began = time.monotonic()
-        for i, data in waiting.items():
-            try:
-                decoded = decode(data, mode=self.preset.mode, exif=self.config.exif)
-            except ImageError as error:
-                batch.errors[i] = " ".join(str(error).split())
-                continue
-            batch.images[i] = self.preset.to_uint8(decoded.image)
-            batch.width[i], batch.height[i] = decoded.width, decoded.height
-            batch.rotated[i] = decoded.rotated
-        waiting.clear()
+        places = list(waiting)
+        found = self.decoders.decode([waiting.pop(i) for i in places])
+        batch.images[places], batch.rotated[places] = found.images, found.rotated
+        batch.width[places], batch.height[places] = found.width, found.height
+        for i, error in zip(places, found.errors, strict=True):
+            batch.errors[i] = error
         seconds["decode"] += time.monotonic() - began
 
+    def _empty(self, count: int) -> _Batch:
+        size, channels = self.preset.crop_size, len(self.preset.mean)
+        numbers = [np.zeros(count, kind) for kind in (np.int64, np.int64, np.bool_)]
+        return _Batch(np.zeros((count, size, size, channels), np.uint8), [None] * count, *numbers)
+
     def _table(self, rows: pa.Table, batch: _Batch) -> pa.Table:
-        good = np.array([not error for error in batch.errors], bool)
-        found = self.predictor.columns(batch.images[good])
+        good = np.array([error is None for error in batch.errors], bool)
+        images = batch.images if good.all() else batch.images[good]
+        found = self.predictor.columns(images)
         for name in ("width", "height", "rotated"):
             found[name] = pa.array(getattr(batch, name)[good])
         # A row for each input, empty for the bad ones.
@@ -223,17 +229,11 @@ class Worker:
             "path": rows["path"],
             "status": pa.array(np.where(good, "ok", "quarantined").tolist(), pa.string()),
             **{name: predicted[name] for name in predicted.column_names},
-            "error": pa.array([error or None for error in batch.errors], pa.string()),
+            "error": pa.array(batch.errors, pa.string()),
         }
         if self.config.truth:
             columns["truth"] = rows["truth"]
         return pa.table(columns)
-
-
-def _zeros(preset: Any, count: int) -> tuple[Any, ...]:
-    size, channels = preset.crop_size, len(preset.mean)
-    whole = [np.zeros(count, kind) for kind in (np.int64, np.int64, np.bool_)]
-    return np.zeros((count, size, size, channels), np.uint8), [""] * count, *whole
 
 
 def summarize(config: Config, parts: Parts, manifest: Manifest, folder: Path) -> dict[str, Any]:

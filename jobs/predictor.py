@@ -29,15 +29,15 @@ class Predictor:
         self, weights: Weights, batch_size: int, top_k: int, features: bool, threads: int
     ) -> None:
         tensorlib.set_num_threads(threads)
-        self.preset, self.top_k, self.features = weights.preset, top_k, features
+        self.top_k, self.features = top_k, features
         self.names = np.array(list(weights.classes), dtype=object)
         module = weights.build()
         forward: Any = with_features(module) if features else module
-        size, channels = self.preset.crop_size, len(self.preset.mean)
-        example = self._input(np.zeros((batch_size, size, size, channels), np.uint8))
-        self.model = inference.compile(forward, example)
-        whole = not self.model.reason and not self.model.shape_reason
-        self.any_size = whole and "run one by one" not in self.model.summary()
+        preset = weights.preset
+        shape = (batch_size, preset.crop_size, preset.crop_size, len(preset.mean))
+        example = tensorlib.zeros(shape, dtype=tensorlib.uint8)
+        self.model = inference.compile(forward, example, mean=preset.mean, std=preset.std)
+        self.any_size = self.model.independent
         self.at_once = batch_size if self.any_size else COMPUTE_BATCH
 
     def columns(self, images: np.ndarray) -> dict[str, pa.Array]:
@@ -69,7 +69,7 @@ class Predictor:
                 rest = np.zeros((self.at_once - count, *chunk.shape[1:]), np.uint8)
                 chunk = np.concatenate([chunk, rest])
             with tensorlib.no_grad():
-                found = self.model(self._input(chunk))
+                found = self.model(tensorlib.from_numpy(chunk))
                 logits, seen = found if self.features else (found, None)
                 scores.append(logits.float().softmax(1).numpy()[:count])
                 if seen is not None:
@@ -77,9 +77,6 @@ class Predictor:
         n = len(images)
         whole = np.concatenate(features)[:n] if features else None
         return np.concatenate(scores)[:n], whole
-
-    def _input(self, images: np.ndarray) -> Tensor:
-        return tensorlib.from_numpy(self.preset.normalize(images))
 
 
 def with_features(module: nn.Module) -> Any:
