@@ -254,7 +254,7 @@ def pack_winograd(w: Any, flipped: bool = False) -> Any:
     panels = -(-columns // width)
     out = empty((panels, 16, depth, width))
     _winograd.weights(
-        panels, start, address(out), *scratch(960 * width + 64), depth, columns, sy, sx, step,
+        panels, start, address(out), *scratch(1024 * width + 64), depth, columns, sy, sx, step,
         stride,
     )  # fmt: skip
     return out

@@ -43,6 +43,7 @@ from tensorlib.kernels.cpu.convolution import (
     pack_winograd,
     panel,
 )
+from tensorlib.kernels.packed import reused
 
 CHUNK = 1 << 22  # bytes of transformed tiles taken at a time for the gradient of weights
 NEAR = 384 << 10  # bytes of gathered rows that stay in the second-level cache
@@ -129,24 +130,35 @@ def _seen(first: int, size: int, stride: int, padding: int, dilation: int) -> li
     return [tap for tap in range(size) if (first + padding - tap * dilation) % stride == 0]
 
 
+def _evenly(taps: list[int]) -> tuple[int, int, int]:
+    """First, number and distance of taps; those of one class lie evenly apart."""
+    return taps[0] if taps else 0, len(taps), taps[1] - taps[0] if len(taps) > 1 else 0
+
+
+@reused
+def _pack_taps(
+    w: Any, groups: int, y: int, count_y: int, apart_y: int, x: int, count_x: int, apart_x: int
+) -> Any:
+    """Some taps of weights [O, C/groups, KH, KW] as [groups * panels, taps, O/groups, panel]."""
+    depth, columns, width = w.shape[0] // groups, w.shape[1], panel()
+    panels = -(-columns // width)
+    out = empty((groups * panels, count_y * count_x, depth, width))
+    if out.size:
+        so, sc, sy, sx = w.strides
+        _gemm.pack(
+            groups * panels, address(w) + y * sy + x * sx, address(out), count_y, count_x, depth,
+            columns, apart_y * sy, apart_x * sx, so, sc, panels, depth * so,
+        )  # fmt: skip
+    return out
+
+
 def _class_of_positions(g: Geometry, grad: Any, w: Any, out: Any, fy: int, fx: int) -> None:
     """The gradient at the positions (fy + stride i, fx + stride j)."""
     ys = _seen(fy, g.kernel[0], g.stride[0], g.padding[0], g.dilation[0])
     xs = _seen(fx, g.kernel[1], g.stride[1], g.padding[1], g.dilation[1])
     taps = np.array([(y, x) for y in ys for x in xs], np.int64).reshape(-1, 2)
     depth, columns = g.outputs // g.groups, g.channels // g.groups
-    width = panel()
-    panels = -(-columns // width)
-    packed = empty((g.groups * panels, len(taps), depth, width))
-    if len(taps):
-        # positions in one class see taps a fixed number apart
-        so, sc, sy, sx = w.strides
-        step_y = (ys[1] - ys[0]) * sy if len(ys) > 1 else 0
-        step_x = (xs[1] - xs[0]) * sx if len(xs) > 1 else 0
-        _gemm.pack(
-            g.groups * panels, address(w) + ys[0] * sy + xs[0] * sx, address(packed),
-            len(ys), len(xs), depth, columns, step_y, step_x, so, sc, panels, depth * so,
-        )  # fmt: skip
+    packed, panels = _pack_taps(w, g.groups, *_evenly(ys), *_evenly(xs)), -(-columns // panel())
     count_y = -(-(g.height - fy) // g.stride[0])
     count_x = -(-(g.width - fx) // g.stride[1])
     rows = g.images * count_y * count_x

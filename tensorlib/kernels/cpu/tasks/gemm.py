@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from tensorlib.kernels.cpu import host
-from tensorlib.kernels.cpu.compiler import i64, inner, ptr, task
+from tensorlib.kernels.cpu.compiler import i64, ptr, task
+from tensorlib.kernels.cpu.tasks.panels import pack_panel
 from tensorlib.kernels.cpu.vector import (
     BYTES,
     F32,
@@ -33,10 +33,6 @@ from tensorlib.kernels.cpu.vector import (
     emit_splat,
     emit_store,
     emit_store_part,
-    load,
-    load_f32,
-    store,
-    store_f32,
 )
 
 ROWS = host.blocking().rows
@@ -358,26 +354,6 @@ def outer_lines(
         return context.get_dummy_value()
 
     return types.void(*(types.int64,) * 14), generate
-
-
-@inner
-def pack_panel(w, step, stride, depth, columns, out):
-    """A panel [depth, PANEL] of the matrix with `columns` columns `stride` bytes apart and rows
-    `step` bytes apart; zeros behind its last column.
-    """
-    if stride == 4 and columns == PANEL:
-        for k in range(depth):
-            for j in range(0, 4 * PANEL, BYTES):
-                store(out + k * PANEL * 4 + j, load(w + k * step + j))
-        return
-    for first in range(0, depth, 16):  # a cache line of each column at a time
-        last = min(first + 16, depth)
-        for j in range(columns):
-            for k in range(first, last):
-                store_f32(out + (k * PANEL + j) * 4, load_f32(w + j * stride + k * step))
-    for j in range(columns, PANEL):
-        for k in range(depth):
-            store_f32(out + (k * PANEL + j) * 4, np.float32(0))
 
 
 @task

@@ -277,6 +277,24 @@ def turn(context: Any, source: Any, stride: Any, out: Any, out_stride: Any) -> A
     return types.void(*(types.int64,) * 4), generate
 
 
+@intrinsic
+def turn_part(context: Any, source: Any, stride: Any, count: Any, out: Any, out_stride: Any) -> Any:
+    """As `turn` for rows of `count` numbers, at most LANES; as many rows of LANES are stored, with
+    zeros behind the first `count`.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        b = builder
+        source, stride, count, out, out_stride = args
+        places = [b.add(source, b.mul(stride, _number(i))) for i in range(LANES)]
+        rows = _turned(b, [emit_load_part(b, place, count) for place in places])
+        for i, row in enumerate(rows):
+            emit_store(b, row, b.add(out, b.mul(out_stride, _number(i))))
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 5), generate
+
+
 @inner
 def pack_panel(source, step, stride, depth, columns, out):
     """[depth, PANEL] of a matrix whose rows are `step` bytes and whose `columns` columns are

@@ -12,8 +12,10 @@ import numpy as np
 
 from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
 from tensorlib.kernels.cpu.tasks.gemm import NOTHING, PANEL, ROWS, multiply
+from tensorlib.kernels.cpu.tasks.panels import turn, turn_part
 from tensorlib.kernels.cpu.vector import (
     BYTES,
+    LANES,
     less,
     load,
     load_f32,
@@ -220,6 +222,44 @@ def convolve(
         )  # fmt: skip
 
 
+TAP = PANEL * 4  # bytes of a row: one number for each output of a panel
+LINE = 16 * TAP  # of a channel: 9 rows of taps, 6 of sums, one to spare
+
+
+@inner
+def _taps(source, stride, step, stride_y, stride_x, count, wide, lines):
+    """The 3 x 3 taps of `count` channels, 16 at most, as rows of a panel's outputs."""
+    if wide == PANEL and stride == 4:
+        for k in range(count):
+            for t in range(9):
+                at = source + k * step + t // 3 * stride_y + t % 3 * stride_x
+                for j in range(0, TAP, BYTES):
+                    store(lines + k * LINE + t * TAP + j, load(at + j))
+    elif wide == PANEL and step == 4 and count == 16:
+        for t in range(9):
+            at = source + t // 3 * stride_y + t % 3 * stride_x
+            for j in range(0, PANEL, LANES):
+                for k in range(0, 16, LANES):
+                    place = lines + k * LINE + t * TAP + 4 * j
+                    turn(at + j * stride + 4 * k, stride, place, LINE)
+    elif wide == PANEL and stride_x == 4 and stride_y == 12:
+        for k in range(count):
+            for j in range(0, PANEL, LANES):
+                at = source + k * step + j * stride
+                for t in range(0, 9, LANES):
+                    place = lines + k * LINE + t * TAP + 4 * j
+                    turn_part(at + 4 * t, stride, min(9 - t, LANES), place, TAP)
+    else:
+        for k in range(count):
+            for t in range(9):
+                at = source + k * step + t // 3 * stride_y + t % 3 * stride_x
+                place = lines + k * LINE + t * TAP
+                for j in range(wide):
+                    store_f32(place + 4 * j, load_f32(at + j * stride))
+                for j in range(wide, PANEL):
+                    store_f32(place + 4 * j, np.float32(0))
+
+
 @task
 def weights(
     block,
@@ -237,46 +277,47 @@ def weights(
 ):
     """U = G g G^T for a panel of output channels: u[panel, 16, depth, PANEL].
 
-    Strides in bytes as in `gemm.pack`; negative ones of the taps flip the kernel.
+    Strides in bytes as in `gemm.pack`; negative ones of the taps turn the kernel around, which
+    exchanges the first and the last rows and columns of U.
     """
     wide = min(PANEL, columns - block * PANEL)
     source = w + block * PANEL * stride
+    turned = stride_x < 0
+    if turned:
+        source += 2 * stride_y + 2 * stride_x
+        stride_y, stride_x = -stride_y, -stride_x
     lines = (scratch + worker * scratch_stride + 63) // 64 * 64
-    target = u + block * 16 * depth * PANEL * 4
-    plane = depth * PANEL * 4
-    for t in range(16 * 15 * PANEL):
-        store_f32(lines + 4 * t, np.float32(0))
+    target = u + block * 16 * depth * TAP
+    plane = depth * TAP
     half = splat(0.5)
     for c in range(depth):
-        if c % 16 == 0:  # a cache line of each output and tap at a time
-            for t in range(9):
-                at = source + c * step + t // 3 * stride_y + t % 3 * stride_x
-                for j in range(wide):
-                    place = lines + (t * PANEL + j) * 4
-                    for k in range(min(16, depth - c)):
-                        value = load_f32(at + j * stride + k * step)
-                        store_f32(place + k * 15 * PANEL * 4, value)
-        g = lines + c % 16 * 15 * PANEL * 4
-        for j in range(0, PANEL * 4, BYTES):
-            for b in range(3):  # G g, in place of the three rows and one more
-                at = g + b * PANEL * 4 + j
-                top, middle, bottom = load(at), load(at + 12 * PANEL), load(at + 24 * PANEL)
+        if c % 16 == 0:
+            _taps(
+                source + c * step, stride, step, stride_y, stride_x, min(16, depth - c), wide, lines
+            )
+        g = lines + c % 16 * LINE
+        for j in range(0, TAP, BYTES):
+            for b in range(3):  # the sums of G g, below the taps
+                at = g + b * TAP + j
+                top, middle, bottom = load(at), load(at + 3 * TAP), load(at + 6 * TAP)
                 even, odd = (top + bottom) * half, middle * half
-                more = g + (9 + b) * PANEL * 4 + j
-                store(more, even + odd)
-                store(more + 12 * PANEL, even - odd)
+                store(at + 9 * TAP, even + odd)
+                store(at + 12 * TAP, even - odd)
             for a in range(4):
-                line = g + j
+                line, row = g + j, a
                 if a == 1:
-                    line += 36 * PANEL
+                    line += 9 * TAP
                 elif a == 2:
-                    line += 48 * PANEL
+                    line += 12 * TAP
                 elif a == 3:
-                    line += 24 * PANEL
-                left, middle = load(line), load(line + 4 * PANEL)
-                right = load(line + 8 * PANEL)
+                    line += 6 * TAP
+                if turned and (a == 0 or a == 3):
+                    row = 3 - a
+                left, middle, right = load(line), load(line + TAP), load(line + 2 * TAP)
                 even, odd = (left + right) * half, middle * half
-                at = target + 4 * a * plane + c * PANEL * 4 + j
+                if turned:
+                    left, right = right, left
+                at = target + 4 * row * plane + c * TAP + j
                 store(at, left)
                 store(at + plane, even + odd)
                 store(at + 2 * plane, even - odd)
