@@ -44,7 +44,8 @@ class Config(InputsConfig):
     """`params` of a classification.
 
     Args:
-        weights: a checkpoint, `run:/ID`, or a `.pth` or `.safetensors` file with `model`.
+        weights: a checkpoint, `run:/ID`, `mlflow:models:/NAME@ALIAS`, or with `model` a `.pth` or
+            `.safetensors` file; each may be a URI.
         labels: file of the model's class names, one a line, where they are not ImageNet's.
         features: the values that the last layer classifies, too, as a list in each row.
         exif: whether EXIF orientation is applied; ImageNet numbers are compared without.
@@ -109,7 +110,7 @@ class Config(InputsConfig):
 
     def load_weights(self) -> Weights:
         """The model's weights with their class names and preprocessing (cached)."""
-        return load(Path(self.weights), self.model, self.labels)
+        return load(self.weights, self.model, self.labels)
 
 
 def check(config: Config) -> None:

@@ -57,7 +57,7 @@ class Config(Part):
 
 def prepare(config: Config) -> tuple[Weights, Source, NDArray[np.int64]]:
     """The weights, the data, and for each class of the data its index among the model's."""
-    weights = load(Path(config.weights), config.model, config.labels)
+    weights = load(config.weights, config.model, config.labels)
     source = load_source(config.data, preset=weights.preset)
     index = {name: i for i, name in enumerate(weights.classes)}
     unknown = [name for name in source.classes if name not in index]

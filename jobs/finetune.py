@@ -65,7 +65,7 @@ class FinetuneTask(ImageTask):
 
 def make(config: Config) -> FinetuneTask:
     """The task; UsageError, ValueError or OSError for what does not fit."""
-    weights = load(Path(config.weights), config.model, None)
+    weights = load(config.weights, config.model, None)
     preset = weights.preset
     if config.data.name == "image_folder" and "image_size" in config.data.model_fields_set:
         size = config.data.image_size

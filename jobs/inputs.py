@@ -7,11 +7,12 @@
 | `.txt` | a path or URI a line, relative to the list's folder; empty lines are left out |
 | `.csv`, `.tsv` | those in a column |
 | `.parquet` | those in a column, or the images in it: bytes, or a struct with `bytes` and `path` |
-| `.tar` | the images in a shard (WebDataset), in their order; patterns and folders of shards too |
+| `.tar` | the images in a shard (WebDataset), in their order; a pattern of shards too |
 | any other file | that file |
 
-Each may be a URI: `file://`, `s3://`, `gs://` by pyarrow, `http(s)://` (single files) where the
-host is in `hosts`. Order: a folder's by name, bytewise; a list's as it is written.
+Each may be a URI: `file://`, `s3://`, `gs://` by pyarrow, others where fsspec has a driver,
+`http(s)://` (single files) where the host is in `hosts`. Order: a folder's by name, bytewise; a
+list's as it is written.
 
 The manifest is a Parquet file written as a stream: an id for each input, where its bytes are, the
 first input of equal content. Row group i is part i of the table.

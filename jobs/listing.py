@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".tsv", ".parquet")
 _WILD = re.compile(r"[*?\[]")
+_WILD_IN_URI = re.compile(r"[*\[]")  # a question mark begins the options of its store
 _ROWS = 4096
 
 
@@ -49,7 +50,7 @@ class LeftOut:
 
 def kind_of(inputs: str) -> str:
     """`folder`, `pattern`, `file`, `.txt`, `.csv`, `.tsv`, `.parquet` or `.tar`."""
-    path = inputs.lower()
+    path = (inputs.partition("?")[0] if scheme(inputs) else inputs).lower()
     for ending in (".txt", *TABLES, ".tar"):
         if path.endswith(ending) and (ending == ".tar" or not _is_pattern(inputs)):
             return ending
@@ -64,7 +65,11 @@ def kind_of(inputs: str) -> str:
 
 
 def _is_pattern(inputs: str) -> bool:
-    return bool(_WILD.search(inputs)) and not os.path.exists(inputs)
+    return bool(_wild(inputs).search(inputs)) and not os.path.exists(inputs)
+
+
+def _wild(inputs: str) -> re.Pattern[str]:
+    return _WILD_IN_URI if scheme(inputs) else _WILD
 
 
 def entries(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
@@ -141,7 +146,7 @@ def walk(root: str, out: LeftOut) -> Iterator[tuple[bytes, int | None, int | Non
 
 def _pattern(inputs: str) -> tuple[str, Any]:
     """The folder that a pattern starts in, and what tells whether a path matches."""
-    fixed = inputs[: _WILD.search(inputs).start()]  # type: ignore[union-attr]  # kind_of found one
+    fixed = inputs[: _wild(inputs).search(inputs).start()]  # type: ignore[union-attr]
     matcher = re.compile(_expression(inputs), re.DOTALL)
     return fixed.rpartition("/")[0] or "/", lambda path: matcher.fullmatch(path) is not None
 
@@ -169,24 +174,27 @@ def _uri_files(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
     """The files below a URI of an object store, or those that match one; ordered by name."""
     from pyarrow import fs
 
-    base, matches = config.inputs, None
-    if kind_of(config.inputs) == "pattern":
-        base, matches = _pattern(config.inputs)
-    filesystem, root = open_uri(base)
+    base, mark, options = config.inputs.partition("?")
+    matches = None
+    if _is_pattern(base):
+        base, matches = _pattern(base)
+    filesystem, root = open_uri(base + mark + options)
+    root = root.rstrip("/")
     try:
         found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
     except OSError as error:
         raise UsageError(f"{base}: cannot be listed: {error}") from error
-    prefix = base.rstrip("/").removesuffix(root.rstrip("/"))
     for info in sorted(found, key=lambda info: os.fsencode(info.path)):
         if info.type != fs.FileType.File:
             continue
-        uri = prefix + info.path
-        if "/." in info.path[len(root.rstrip("/")) :]:
+        name = info.path[len(root) :].lstrip("/")
+        uri = f"{base.rstrip('/')}/{name}"
+        if name.startswith(".") or "/." in name:
             out.hidden += 1
         elif matches is None or matches(uri):
             truth = _folder_name(uri.encode(), base) if config.truth == "folder" else None
-            yield Entry(os.fsencode(uri), "uri", size=info.size, truth=truth)
+            source = os.fsencode(uri + mark + options)
+            yield Entry(os.fsencode(uri), "uri", source, size=info.size, truth=truth)
 
 
 def _referred(text: str, folder: Path, truth: str | None) -> Entry:
@@ -289,11 +297,14 @@ def _images_in(config: InputsConfig, file: pq.ParquetFile, column: str) -> Itera
 
 def _tar_members(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
     shards = [config.inputs]
-    if _is_pattern(config.inputs):
-        base, matches = _pattern(config.inputs)
-        plain = config.model_copy(update={"inputs": base, "truth": None})
-        names = (os.fsdecode(entry.path) for entry in entries(plain, out))
-        shards = [name for name in names if matches(name)]
+    bare, mark, options = (
+        config.inputs.partition("?") if scheme(config.inputs) else (config.inputs, "", "")
+    )
+    if _is_pattern(bare):
+        base, matches = _pattern(bare)
+        plain = config.model_copy(update={"inputs": base + mark + options, "truth": None})
+        found = [entry for entry in entries(plain, out) if matches(os.fsdecode(entry.path))]
+        shards = [os.fsdecode(entry.source or entry.path) for entry in found]
     for shard in shards:
         filesystem, path = open_uri(shard)
         try:

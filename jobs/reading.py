@@ -13,6 +13,7 @@ from itertools import accumulate, pairwise
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.errors import UsageError
+from orchestrator.remote import RemotePath
 from tensorlib.vision import image
 from tensorlib.vision.image import MAX_FILE_BYTES, ImageError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from pyarrow import fs
 
-SCHEMES = ("file", "s3", "gs", "http", "https")
 _TIMEOUT_S = 30.0
 
 
@@ -32,35 +32,32 @@ def scheme(text: str) -> str | None:
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    """pyarrow's file system for a path or URI, and the path in it. Raises UsageError."""
+    """pyarrow's file system for a path or URI, and the path in it. Raises UsageError.
+
+    A URI may end in options for its store: `s3://bucket/key?endpoint_override=...`.
+    """
     from pyarrow import fs
 
     where = scheme(uri)
     if where is None:
         return fs.LocalFileSystem(), uri
-    if where not in ("file", "s3", "gs"):
-        raise UsageError(f"{uri}: cannot be listed; expected a path, file://, s3:// or gs://")
-    try:
-        return _filesystem(uri)
-    except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
-        raise UsageError(f"{uri}: cannot be opened: {error}") from error
-
-
-def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    from pyarrow import fs
-
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme == "file":
-        return fs.LocalFileSystem(), urllib.parse.unquote(parts.path)
-    made: fs.FileSystem = _store(f"{parts.scheme}://{parts.netloc}")
-    return made, uri.partition("://")[2]
+    if where in ("http", "https"):
+        raise UsageError(
+            f"{uri}: cannot be listed; expected a path, or a URI such as s3:// or gs://"
+        )
+    if where == "file":
+        return fs.LocalFileSystem(), urllib.parse.unquote(urllib.parse.urlsplit(uri).path)
+    if where not in ("s3", "gs"):
+        place = RemotePath.of(uri)
+        return place.filesystem, place.key
+    rest, mark, options = uri.partition("?")
+    bucket, _, key = rest.partition("://")[2].partition("/")
+    return _store(f"{where}://{bucket}{mark}{options}"), f"{bucket}/{key}"
 
 
 @lru_cache(maxsize=16)  # a connection for each store, not for each image
 def _store(root: str) -> Any:
-    from pyarrow import fs
-
-    return fs.FileSystem.from_uri(root)[0]
+    return RemotePath.of(root).filesystem
 
 
 def read_input(row: Mapping[str, Any], hosts: Collection[str], column: str | None = None) -> bytes:

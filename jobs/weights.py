@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +18,19 @@ import tensorlib
 from jobs.config import ModelConfig, build_model
 from orchestrator import checkpoint
 from orchestrator.errors import CheckpointError, UsageError
+from orchestrator.files import atomic_write
+from orchestrator.places import MANIFEST
 from orchestrator.plan import default_home
+from orchestrator.remote import RemotePath, is_uri
 from orchestrator.store import resolve_run
 from tensorlib import nn
 from tensorlib.serialization import load_safetensors
 from tensorlib.vision.transforms import ImageClassification
-from tensorlib.vision.weights import WEIGHTS, imagenet
+from tensorlib.vision.weights import WEIGHTS, default_cache, imagenet
 
 # torchvision's preset of the ResNet weights: short side to 256 (bilinear), 224 from the middle.
 IMAGENET = ImageClassification(crop_size=224, resize_size=256)
+_TIMEOUT_S = 30.0  # without a byte from a server
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,15 @@ class Weights:
 
 
 def resolve(weights: str) -> str:
-    """`run:/ID` and `run:/latest` as the path of the run's best checkpoint; a path absolute."""
+    """What does not change while a run lasts: `run:/ID` and `run:/latest` become the path of the
+    run's best checkpoint, an alias in MLflow the version it stands for, a path absolute.
+    """
+    if weights.startswith("mlflow:"):
+        from orchestrator.tracking import registry
+
+        return "mlflow:" + registry.pin(weights.removeprefix("mlflow:"), default_home())
+    if is_uri(weights):
+        return weights
     if not weights.startswith("run:/"):
         return str(Path(weights).expanduser().absolute())
     run = resolve_run(default_home(), weights)
@@ -68,13 +82,85 @@ def resolve(weights: str) -> str:
     return str(found.path)
 
 
+def fetched(weights: str) -> Path:
+    """The file or directory of resolved weights, brought to this machine where they are not.
+
+    A URI's file is kept in the cache as long as it has its size; of a bucket's prefix or a version
+    of a registered model that holds one checkpoint, or one file of weights, that is taken. Raises
+    UsageError, BackendUnavailable.
+    """
+    if not (weights.startswith("mlflow:") or is_uri(weights)):
+        return Path(weights)
+    folder = default_cache() / "weights" / hashlib.sha256(weights.encode()).hexdigest()[:16]
+    if weights.startswith("mlflow:"):
+        from orchestrator.tracking import registry
+
+        done = folder / "whole"
+        if not done.exists():
+            registry.download(weights.removeprefix("mlflow:"), default_home(), folder / "model")
+            done.touch()
+        return _weights_in(folder / "model", weights)
+    if weights.startswith(("http://", "https://")):
+        return _downloaded(weights, folder)
+    return _copied(weights, folder)
+
+
+def _weights_in(folder: Path, weights: str) -> Path:
+    """The one checkpoint, or file of weights, below a folder."""
+    checkpoints = [path.parent for path in folder.rglob(MANIFEST)]
+    files = [path for path in folder.rglob("*") if path.suffix in (".pth", ".pt", ".safetensors")]
+    files = [path for path in files if path.parent not in checkpoints]
+    if len(checkpoints or files) == 1:
+        return (checkpoints or files)[0]
+    raise UsageError(
+        f"{weights}: holds {len(checkpoints)} checkpoints and {len(files)} files of weights; "
+        "expected one of either"
+    )
+
+
+def _copied(weights: str, folder: Path) -> Path:
+    """An object, or a checkpoint under a prefix, of a store."""
+    place = RemotePath.of(weights)
+    try:
+        try:
+            names = [("", place.stat().st_size)]
+        except FileNotFoundError:
+            names = list(place.walk())
+            if not names:
+                raise
+        for name, size in names:
+            target = folder / place.name / name if name else folder / place.name
+            if target.exists() and target.stat().st_size == size:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(target, (place / name if name else place).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{weights}: cannot be fetched: {error}") from error
+    return folder / place.name
+
+
+def _downloaded(weights: str, folder: Path) -> Path:
+    target = folder / (Path(urllib.parse.urlsplit(weights).path).name or "weights")
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(weights, timeout=_TIMEOUT_S) as answer:
+            atomic_write(target, answer.read())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{weights}: cannot be fetched: {error}") from error
+    return target
+
+
 @lru_cache(maxsize=1)
-def load(path: Path, model: str | None, labels: Path | None) -> Weights:
-    """Read weights: a checkpoint directory of a run, a torch `.pth` file, or safetensors.
+def load(path: Path | str, model: str | None, labels: Path | None) -> Weights:
+    """Read weights: a checkpoint directory of a run, a torch `.pth` file, or safetensors, or what
+    `resolve` made of other names for them.
 
     A checkpoint brings its model, class names and preprocessing along; for a file `model` is
     needed, and the class names are ImageNet's or the lines of `labels`. Raises UsageError.
     """
+    path = fetched(str(path))
     if not path.exists():
         raise UsageError(
             f"{path}: there are no such weights; expected a .pth or .safetensors file, a "

@@ -17,7 +17,7 @@ FORBIDDEN = {"tensorlib": {"orchestrator", "jobs"}, "orchestrator": {"tensorlib"
 # A library is imported in these places only.
 ONLY = {
     "ray": ("orchestrator/engine/",),
-    "mlflow": ("orchestrator/tracking/mlflow.py", "orchestrator/tracking/flavor.py"),
+    "mlflow": ("orchestrator/tracking/",),
     "cupy": (
         "tensorlib/device.py",
         "tensorlib/kernels/cuda/",

@@ -21,7 +21,9 @@ from jobs.inputs import InputsConfig, check, part_size, write_manifest
 from jobs.listing import LeftOut, entries
 from jobs.reading import read_input
 from orchestrator.errors import UsageError
+from orchestrator.remote import RemotePath
 from tensorlib.vision.image import ImageError
+from tests.orchestrator import stores
 
 
 def listed(tmp_path: Path, where: Path | str, **more: Any) -> list[dict[str, Any]]:
@@ -174,6 +176,24 @@ def test_an_object_store_is_listed_by_pyarrow(tmp_path: Path, folder: Path) -> N
     assert read_input(rows[0], ()) == b"a.d/2.png"
 
 
+def test_a_bucket_is_listed_and_read(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores.set_credentials(monkeypatch)
+    with stores.s3_server() as server:
+        for name in ("a.png", "b/c.png", "b/.d.png"):
+            place = RemotePath.of(stores.s3_uri(server, f"photos/{name}"))
+            place.write_bytes(name.encode())
+        rows = listed(tmp_path, stores.s3_uri(server, "photos"), truth="folder")
+        assert [row["path"] for row in rows] == [
+            "s3://bucket/photos/a.png",
+            "s3://bucket/photos/b/c.png",
+        ]
+        assert [row["truth"] for row in rows] == [None, "b"]
+        assert [read_input(row, ()) for row in rows] == [b"a.png", b"b/c.png"]
+        assert len(listed(tmp_path, stores.s3_uri(server, "photos/*/*.png"))) == 1
+
+
 def test_equal_contents_are_recognised_hard_links_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,8 +262,10 @@ def test_what_cannot_be_listed_is_refused(tmp_path: Path, folder: Path) -> None:
             check(InputsConfig(inputs=str(tmp_path / name)))
     with pytest.raises(ValidationError, match="no columns"):
         InputsConfig(inputs=str(folder), column="x")
-    with pytest.raises(UsageError, match=r"cannot be listed; expected a path, file://"):
-        check(InputsConfig(inputs="ftp://host/folder"))
+    with pytest.raises(UsageError, match="nothing here knows the scheme 's4'"):
+        check(InputsConfig(inputs="s4://bucket/folder"))
+    with pytest.raises(UsageError, match=r"cannot be listed; expected a path, or a URI"):
+        check(InputsConfig(inputs="http://host/*.jpg"))
 
 
 def test_a_folder_that_cannot_be_listed_is_an_input(
