@@ -31,7 +31,6 @@ REQUEST = struct.Struct("<?q")  # whether a path, bytes in the slot's file of in
 REPLY = struct.Struct("<q?qq")  # bytes of the reason (0: none), rotated, width, height
 GRACE_S = 5  # beyond its time, for the case that nobody is left to stop it
 PATH_ERRORS = "surrogateescape"
-NO_MEMORY = "not enough memory to decode the image"
 _IMPORTED = tuple(
     f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP")
 )
@@ -61,7 +60,7 @@ def pixels_of(
 
     Raises ImageError for whatever is wrong with the file.
     """
-    from tensorlib.vision.image import ImageError, decode
+    from tensorlib.vision.image import NO_MEMORY, ImageError, decode
     from tensorlib.vision.resizing import prepare
 
     try:
@@ -85,7 +84,7 @@ def main() -> None:
         importlib.import_module(name)
     import numpy as np
 
-    from tensorlib.vision.image import ImageError
+    from tensorlib.vision.image import NO_MEMORY, ImageError
 
     requests = socket.socket(fileno=options["socket"])
     inputs, outputs, recipe = options["inputs"], options["outputs"], Recipe(**options["recipe"])

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import warnings
 from dataclasses import dataclass
@@ -40,7 +41,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
 MAX_SIDE_RATIO = 100
-_ORIENTATION = 0x0112
+NO_MEMORY = "not enough memory to decode the image"
+_BEGINNINGS = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8[79]a",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+}
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106
 # EXIF orientation to the PIL transpose that undoes it (TIFF 6.0, tag 274)
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
@@ -102,31 +111,49 @@ def decode(
             with Image.open(io.BytesIO(whole), formats=FORMATS) as opened:
                 width, height = opened.size
                 _check_header(width, height)
+                is_tiff = opened.format == "TIFF"
+                orientation = _orientation(opened) if is_tiff else 1  # loading removes it there
                 if draft is not None:
                     opened.draft(None, (draft, draft))
+                drafted = opened.size != (width, height)
                 opened.load()
                 if opened.format == "PNG" and b"IEND" not in data:
                     raise ImageError("cannot be decoded: PNG file is truncated (no end chunk)")
-                orientation = _orientation(opened) if exif == "apply" else 1
+                orientation = orientation if is_tiff else _orientation(opened)
                 image = _to_8bit(opened, mode)
-            if orientation in _UPRIGHT:
-                image = image.transpose(Image.Transpose[_UPRIGHT[orientation]])
+            turn = orientation if exif == "apply" else 1
+            if is_tiff:  # Pillow has turned it: nothing to do, or back
+                turn = 1 if exif == "apply" else {6: 8, 8: 6}.get(orientation, orientation)
+            if turn in _UPRIGHT:
+                image = image.transpose(Image.Transpose[_UPRIGHT[turn]])
     except ImageError:
         raise
     except jpeg.Incomplete as error:
         raise ImageError(f"cannot be decoded: {error}") from None
     except UnidentifiedImageError:
+        name = _format_of(data)
+        if name:
+            raise ImageError(f"cannot be decoded: {name} with a damaged header") from None
         raise ImageError(
             f"not an image: no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} header "
             f"(starts with {data[:8].hex(' ')})"
         ) from None
     except MemoryError:
-        raise ImageError("not enough memory to decode the image") from None
+        raise ImageError(NO_MEMORY) from None
+    except Image.DecompressionBombError as error:  # Pillow's limit; ours is the lower one
+        pixels = re.search(r"\d+", str(error))
+        raise ImageError(
+            f"image of {pixels[0] if pixels else 'too many'} pixels; at most {MAX_PIXELS} are "
+            "accepted"
+        ) from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise ImageError(f"cannot be decoded: {_one_line(error)}") from error
-    if orientation >= 5:
+    rotated = exif == "apply" and orientation in _UPRIGHT
+    if not drafted:
+        width, height = image.size
+    elif rotated and orientation >= 5:
         width, height = height, width
-    return Decoded(image, width, height, orientation in _UPRIGHT)
+    return Decoded(image, width, height, rotated)
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -213,6 +240,11 @@ def _check_header(width: int, height: int) -> None:
         )
 
 
+def _format_of(data: bytes) -> str:
+    """The format that a file begins like; "" for none."""
+    return next((n for n, head in _BEGINNINGS.items() if re.match(head, data, re.DOTALL)), "")
+
+
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 where there is none or the block is damaged."""
     try:
@@ -227,15 +259,26 @@ def _to_8bit(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_scale(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
+        image = _on_white(image)
     # convert() of an image that has the mode already is a copy, independent of the file
     return image.convert(mode)
 
 
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB without transparency, made in strips: whole images of each step would be a gigabyte."""
+    from PIL import Image
+
+    laid = Image.new("RGB", image.size)
+    for top in range(0, image.height, 256):
+        box = (0, top, image.width, min(top + 256, image.height))
+        strip = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        laid.paste(Image.alpha_composite(white, strip).convert("RGB"), box)
+    return laid
+
+
 def _scale(image: Image.Image) -> np.ndarray:
-    """16-bit, 32-bit and float gray as uint8."""
+    """16-bit, 32-bit and float gray as uint8, the transparent value (of PNG) as white."""
     values = np.asarray(image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ImageError("float image with NaN or infinite pixels")
@@ -248,6 +291,10 @@ def _scale(image: Image.Image) -> np.ndarray:
         for top in range(0, len(values), 256):  # in strips: no float64 copy of a large image
             strip = values[top : top + 256].astype(np.float64)
             scaled[top : top + 256] = np.rint((strip - low) * (255.0 / (high - low)))
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # white is zero; Pillow leaves it so
+        np.subtract(255, scaled, out=scaled)
+    if "transparency" in image.info:
+        scaled[values == image.info["transparency"]] = 255
     return scaled
 
 
