@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,10 @@ from jobs.ahead import Ahead
 from jobs.inputs import InputsConfig, write_manifest
 from jobs.predictor import Predictor
 from jobs.reading import read_input
+from jobs.summary import summarize
 from jobs.weights import Weights, load, resolve
 from orchestrator.errors import UsageError
-from orchestrator.parts import Format, Manifest, Parts
+from orchestrator.parts import Format
 from tensorlib.vision.decoding import DecoderPool
 from tensorlib.vision.image import ImageError
 
@@ -47,7 +48,8 @@ class Config(InputsConfig):
         weights: a checkpoint, `run:/ID`, `mlflow:models:/NAME@ALIAS`, or with `model` a `.pth` or
             `.safetensors` file; each may be a URI.
         labels: file of the model's class names, one a line, where they are not ImageNet's.
-        features: the values that the last layer classifies, too, as a list in each row.
+        features: the values that the last layer classifies, too, as a list in each row (of NaN
+            where the input is bad).
         exif: whether EXIF orientation is applied; ImageNet numbers are compared without.
         draft: large JPEGs are decoded smaller, faster and not to the same pixels.
         output: folder of the table; null: among the run's artifacts.
@@ -219,7 +221,7 @@ class Worker:
     def _table(self, rows: pa.Table, batch: _Batch) -> pa.Table:
         good = np.array([error is None for error in batch.errors], bool)
         images = batch.images if good.all() else batch.images[good]
-        found = self.predictor.columns(images)
+        found, features = self.predictor.columns(images)
         for name in ("width", "height", "rotated"):
             found[name] = pa.array(getattr(batch, name)[good])
         # A row for each input, empty for the bad ones.
@@ -232,14 +234,16 @@ class Worker:
             **{name: predicted[name] for name in predicted.column_names},
             "error": pa.array(batch.errors, pa.string()),
         }
+        if features is not None:
+            # Arrow reads no missing lists of a fixed size from Parquet, so theirs are of NaN.
+            every = np.full((len(good), features.shape[1]), np.nan, np.float32)
+            every[good] = features
+            columns["features"] = pa.FixedSizeListArray.from_arrays(
+                pa.array(every.reshape(-1)), features.shape[1]
+            )
         if self.config.truth:
             columns["truth"] = rows["truth"]
         return pa.table(columns)
-
-
-def summarize(config: Config, parts: Parts, manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """What the whole table says."""
-    return {}
 
 
 if __name__ == "__main__":

@@ -141,20 +141,7 @@ def write(
     ctx: JobContext, weights: Weights, confusion: NDArray[np.int64], more: dict[str, Any]
 ) -> None:
     """evaluation.json and confusion_matrix.png."""
-    each, said = confusion.sum(1), confusion.sum(0)
-    right = np.diag(confusion)
-    record = {
-        "weights": str(weights.path),
-        "samples": int(each.sum()),
-        "right": int(right.sum()),
-        **more,
-        "classes": {
-            name: {"samples": int(each[i]), "right": int(right[i]), "predicted": int(said[i])}
-            for i, name in enumerate(weights.classes)
-            if each[i] or said[i]
-        },
-        "confusion": confusion.tolist(),
-    }
+    record = evaluation.record(str(weights.path), weights.classes, confusion) | more
     path = ctx.artifacts.path("evaluation.json")
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     picture = ctx.artifacts.path("confusion_matrix.png")

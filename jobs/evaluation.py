@@ -1,7 +1,9 @@
-"""Sums over a data set that are the same to the bit for any number of workers."""
+"""Sums over a data set that are the same to the bit for any number of workers, and what they say
+about a classifier."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,3 +65,61 @@ def over(
     for row in rows:
         total += row
     return total, counted
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Class names of which no two are equal: two of ImageNet's are cranes."""
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} (class {i})" for i, name in enumerate(names)]
+
+
+def record(weights: str, classes: Sequence[str], confusion: NDArray[np.int64]) -> dict[str, Any]:
+    """Counts of a judged classifier, so that they can be added up.
+
+    Args:
+        confusion: [classes, classes], samples of a class (row) that were given another (column).
+    """
+    each, right = confusion.sum(1), np.diag(confusion)
+    rows = _by_class(classes, confusion)
+    return {
+        "weights": weights,
+        "samples": int(each.sum()),
+        "right": int(right.sum()),
+        "classes": {row.pop("class"): row for row in rows},
+        "confusion": confusion.tolist(),
+    }
+
+
+def worst(
+    classes: Sequence[str], confusion: NDArray[np.int64], pairs: int = 20, shown: int = 100
+) -> dict[str, Any]:
+    """For readers: the most frequent confusions, and the classes with the fewest right."""
+    names = distinct(classes)
+    wrong = confusion - np.diag(np.diag(confusion))
+    places = np.argsort(-wrong, axis=None, kind="stable")[:pairs]
+    found = [divmod(int(place), len(names)) for place in places]
+    rows = _by_class(classes, confusion)
+    rows.sort(key=lambda row: row["right"] / row["samples"] if row["samples"] else 2.0)
+    return {
+        "confused": [
+            {"truth": names[i], "predicted": names[j], "count": int(wrong[i, j])}
+            for i, j in found
+            if wrong[i, j]
+        ],
+        "classes": rows[:shown],
+        "class_count": len(rows),
+    }
+
+
+def _by_class(classes: Sequence[str], confusion: NDArray[np.int64]) -> list[dict[str, Any]]:
+    each, said, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
+    return [
+        {
+            "class": name,
+            "samples": int(each[i]),
+            "right": int(right[i]),
+            "predicted": int(said[i]),
+        }
+        for i, name in enumerate(distinct(classes))
+        if each[i] or said[i]
+    ]

@@ -114,8 +114,8 @@ def write_manifest(config: InputsConfig, path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "inputs": count,
         "duplicates": duplicates,
-        "hidden": out.hidden,
-        "beside": out.beside,
+        "hidden_left_out": out.hidden,
+        "no_images_left_out": out.beside,
     }
     rows = config.rows_per_part or part_size(count)
     digest, start = hashlib.sha256(), 0

@@ -40,8 +40,8 @@ class Predictor:
         self.any_size = self.model.independent
         self.at_once = batch_size if self.any_size else COMPUTE_BATCH
 
-    def columns(self, images: np.ndarray) -> dict[str, pa.Array]:
-        """label, index and prob of the best `top_k` classes of uint8 [N, H, W, C], and features.
+    def columns(self, images: np.ndarray) -> tuple[dict[str, pa.Array], np.ndarray | None]:
+        """label, index and prob of the best `top_k` classes of uint8 [N, H, W, C]; features [N, D].
 
         Ties go to the lower index.
         """
@@ -52,10 +52,7 @@ class Predictor:
         found = {f"label_{k + 1}": pa.array(self.names[order[:, k]], pa.string()) for k in ranks}
         found |= {f"index_{k + 1}": pa.array(order[:, k], pa.int64()) for k in ranks}
         found |= {f"prob_{k + 1}": pa.array(best[:, k], pa.float32()) for k in ranks}
-        if features is not None:
-            flat = pa.array(features.reshape(-1), pa.float32())
-            found["features"] = pa.FixedSizeListArray.from_arrays(flat, features.shape[1])
-        return found
+        return found, features
 
     def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities [N, classes] and features [N, D]."""

@@ -265,7 +265,7 @@ def _manifest(driver: Driver, module: Any, config: Any) -> Manifest:
     run_dir.write_status(weights_sha256=now)
     if not path.exists():
         facts = module.write_manifest(config, path)
-        run_dir.append_event("data", facts={"inputs": config.inputs, "manifest": facts})
+        run_dir.append_event("data", facts={"source": config.inputs, **facts})
     return Manifest(path)
 
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import yaml
 
+from orchestrator import report_batch
 from orchestrator.places import place_of
 from orchestrator.plan import RunPlan
 from orchestrator.run import Run, json_safe
@@ -88,6 +89,7 @@ def collect(run_dir: RunDir) -> dict[str, Any]:
         facts["quarantine"] = _quarantine(run_dir)
         facts["counts_add_up"] = _add_up(facts)
         facts["batch"] = status.batch or {}
+        facts["classification"] = report_batch.collect(run_dir)
     safe: dict[str, Any] = json_safe(facts)
     return safe
 
@@ -156,6 +158,7 @@ def _artifacts(run: Run) -> list[dict[str, Any]]:
             "sha256": _sha256(path),
         }
         for path in run.artifacts()
+        if path.parent.name != report_batch.PICTURES
     ]
 
 
@@ -298,6 +301,7 @@ def _tables(facts: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]
         more = f", {_SHOWN_BAD} of {len(bad)}" if len(bad) > _SHOWN_BAD else ""
         rows = [[_number(row.get(key)) for key in columns] for row in bad[:_SHOWN_BAD]]
         tables.append((f"Quarantine{more}", columns, rows))
+    tables[1:1] = report_batch.tables(facts.get("classification", {}))
     return [table for table in tables if table[2]]
 
 
@@ -353,6 +357,7 @@ def _html(facts: dict[str, Any], spec: str, run_dir: RunDir) -> str:
         rows=_rows(facts),
         tables=_tables(facts),
         curves=[(key, _sparkline(points)) for key, points in sorted(run_dir.metrics().items())],
+        galleries=report_batch.galleries(facts.get("classification", {}), run_dir),
         pictures=pictures,
         large=large,
         again="\n".join(_again(facts, "")),

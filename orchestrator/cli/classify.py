@@ -179,7 +179,24 @@ def counts(run: Run, result: dict[str, Any]) -> list[str]:
         rows = json.loads((run.directory.artifacts_dir / "quarantine.json").read_text())
     except FileNotFoundError:
         rows = []
+    if inputs == 1 and ok == 1:
+        lines = [*_labels(Path(result["output"])), *lines]
     lines += [f"bad       {row.get('path')}: {row.get('error')}" for row in rows[:_SHOWN_BAD]]
     if bad > _SHOWN_BAD:
         lines.append(f"          and {bad - _SHOWN_BAD} more; the report lists them")
-    return [*lines, f"table     {result['output']}"]
+    lines.append(f"table     {result['output']}")
+    if run.directory.plan().spec.tracking.when == "later":
+        lines.append(f"tracking  not in MLflow; orchestrator sync {run.run_id} sends it")
+    return lines
+
+
+def _labels(folder: Path) -> list[str]:
+    """What the one image of a table shows."""
+    from orchestrator.parts import Parts
+
+    (part,) = folder.glob("part-*")
+    kind: Any = part.suffix[1:]
+    row = Parts(folder, 1, 1, kind).read(0).to_pylist()[0]
+    ranks = range(1, sum(name.startswith("label_") for name in row) + 1)
+    width = max(len(str(row[f"label_{k}"])) for k in ranks)
+    return [f"{row[f'label_{k}']:<{width}}  {row[f'prob_{k}']:.4f}" for k in ranks]

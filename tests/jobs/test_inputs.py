@@ -65,7 +65,7 @@ def test_a_folder_gives_every_file_in_order_and_counts_the_hidden(
     ]
     assert rows[3]["source"] == odd
     facts = pq.read_metadata(tmp_path / "manifest.parquet").metadata
-    assert facts[b"hidden"] == b"2"
+    assert facts[b"hidden_left_out"] == b"2"
     for number, what in ((4, "link to a file that"), (6, "a directory"), (7, "a FIFO")):
         with pytest.raises(ImageError, match=what):
             read_input(rows[number], ())
@@ -125,7 +125,7 @@ def test_tar_shards_give_their_images_and_count_the_rest(tmp_path: Path) -> None
     assert paths(rows, tmp_path)[:2] == ["s-0.tar/x/1.jpg", "s-0.tar/x/2.seg.png"]
     assert [read_input(row, ()) for row in rows][2] == b"1x/1.jpg"
     assert [row["truth"] for row in rows] == ["0x/1.cls", None, "1x/1.cls", None]
-    assert pq.read_metadata(tmp_path / "manifest.parquet").metadata[b"beside"] == b"2"
+    assert pq.read_metadata(tmp_path / "manifest.parquet").metadata[b"no_images_left_out"] == b"2"
     (tmp_path / "s-1.tar").write_bytes((tmp_path / "s-1.tar").read_bytes()[:700])
     with pytest.raises(UsageError, match=r"s-1\.tar: cannot be read as an uncompressed tar"):
         listed(tmp_path, f"{tmp_path}/s-*.tar")
