@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ LONGEST_PAUSE_S = 15.0
 REQUEST_LIMIT_S = 30
 FINISH_LIMIT_S = 60.0
 UNSEEN_LIMIT_S = 3.0
+_DIGEST_CHARACTERS = 36  # of a data set's digest, MLflow's limit
 
 MLFLOW_STATUS = {
     RunStatus.SUCCEEDED: "FINISHED",
@@ -206,7 +208,34 @@ class Mirror:
         self._client.set_tag(run_id, "orchestrator.attempts", str(attempts))
         if local_directory(self._spool.facts["artifact_uri"]) is None:
             self._client.log_artifacts(run_id, str(self._run_dir.artifacts_dir))
+            table = self._run_dir.artifacts_dir / "predictions"
+            if table.is_symlink():  # which is not followed
+                self._client.log_artifacts(run_id, str(table.resolve()), table.name)
+        self._log_data(run_id)
         self._client.set_terminated(run_id, MLFLOW_STATUS[status])
+
+    def _log_data(self, run_id: str) -> None:
+        """The data sets that the job stated with their digests; the same ones again are one."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        stated = [e["facts"] for _, e in self._run_dir.events() if e["kind"] == "data"]
+        for facts in stated:
+            digest = facts.get("sha256")
+            if digest is None:
+                continue
+            source = str(facts.get("source") or facts.get("root") or facts.get("name"))
+            profile = {
+                key: value for key, value in facts.items() if key not in ("source", "sha256")
+            }
+            data = Dataset(
+                name=str(facts.get("name") or "inputs"),
+                digest=digest[:_DIGEST_CHARACTERS],
+                source_type="local",
+                source=json.dumps({"uri": source}),
+                profile=json.dumps(profile, default=str),
+            )
+            tags = [InputTag("mlflow.data.context", "data"), InputTag("sha256", digest)]
+            self._client.log_inputs(run_id, datasets=[DatasetInput(data, tags)])
 
     def _tell(self, error: Exception) -> None:
         if not self._told:
