@@ -64,7 +64,7 @@ def test_n0_classify_equals_pytorch(photos: Path, tmp_path: Path) -> None:
 
     done = cli(
         tmp_path / "home",
-        *("classify", photos, "--model", "resnet50", "--weights", weights, "--top-k", "5"),
+        *("classify", photos, "--model", "resnet50", "--weights", weights, "--top-k", "1000"),
         "--json",
         timeout_s=300,
     )
@@ -77,5 +77,13 @@ def test_n0_classify_equals_pytorch(photos: Path, tmp_path: Path) -> None:
     for k in range(5):
         assert table[f"index_{k + 1}"].tolist() == indices[:, k].tolist()
         np.testing.assert_allclose(table[f"prob_{k + 1}"], probabilities[:, k], atol=1e-5)
+    # All probabilities are all logits but for one number an image, whose sum of exponentials is 1.
+    found = np.empty((len(paths), 1000))
+    rows = np.arange(len(paths))
+    for k in range(1000):
+        found[rows, table[f"index_{k + 1}"]] = table[f"prob_{k + 1}"]
+    wanted = expected.double().log_softmax(1).numpy()
+    assert wanted.min() > -60  # no probability is lost to float32
+    np.testing.assert_allclose(np.log(found), wanted, atol=1e-4, rtol=0)
     names = imagenet()
     assert table["label_1"].tolist() == [names[i] for i in table["index_1"]]
