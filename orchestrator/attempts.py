@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from orchestrator import policy
 from orchestrator.errors import BackendUnavailable
-from orchestrator.heartbeat import Beat
+from orchestrator.heartbeat import WAITING_FOR_SPACE, Beat
 from orchestrator.plan import RunPlan
 from orchestrator.run import RunStatus, TerminationReason
 from orchestrator.store import RunDir
@@ -89,7 +89,7 @@ class Attempts:
 
         driver = self.driver
         group, nodes = self._group, None
-        if group is None or not group.alive:
+        if group is None or not group.usable:
             self._leave()
             nodes = self._places()
             if nodes is None:
@@ -190,9 +190,15 @@ class Attempts:
             self.driver.console.warn(
                 f"waiting for {self._size} workers to start ({now - self._began:.0f} s)"
             )
+        full = [rank for rank, beat in sorted(beats.items()) if beat.phase == WAITING_FOR_SPACE]
+        if full and now - self._next_line >= WAITING_EVERY_S:
+            self._next_line = now
+            ranks = ", ".join(map(str, full))
+            self.driver.console.warn(f"rank {ranks}: waiting for space: {self.run_dir.path}")
         resources = self.plan.spec.resources
         growing = resources.elastic and self._size < resources.max_workers and self._grow is None
-        if growing and beats and now - self._room_seen >= LOOK_EVERY_S:
+        trains = any(beat.step is not None for beat in beats.values())
+        if growing and trains and now - self._room_seen >= LOOK_EVERY_S:
             self._room_seen = now
             room = self._size + len(self.cluster.free_places(resources.cpus_per_worker))
             if room != self._room:

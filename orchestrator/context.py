@@ -23,7 +23,7 @@ from orchestrator import checkpoint as checkpoints
 from orchestrator.checkpoint import Checkpoint
 from orchestrator.errors import NonFiniteLoss, OrchestratorError
 from orchestrator.files import DISK_WAIT_S, wait_for_space
-from orchestrator.heartbeat import Heartbeat
+from orchestrator.heartbeat import WAITING_FOR_SPACE, Heartbeat
 from orchestrator.plan import RunPlan
 from orchestrator.remote import AnyPath
 from orchestrator.saver import Saver
@@ -334,7 +334,7 @@ class JobContext:
 
     def _say(self, text: str) -> None:
         """What the run directory says while it waits for a full disk: no silence, but no step."""
-        self._move(phase="waiting for space")
+        self._move(phase=WAITING_FOR_SPACE)
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)  # noqa: T201
 

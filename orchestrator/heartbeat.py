@@ -26,6 +26,7 @@ from typing import IO
 __all__ = ["Beat", "Hang", "HangDetector", "Heartbeat", "kill_here", "read_beats", "write_stacks"]
 
 BEAT_EVERY_S = 0.5
+WAITING_FOR_SPACE = "waiting for space"  # the phase of a rank whose disk is full
 # Written in place, at one size: a note needs no space on a disk that has become full.
 _RECORD_BYTES = 512
 _STACKS_WAIT_S = 3.0

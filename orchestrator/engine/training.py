@@ -122,6 +122,7 @@ class WorkerGroup:
         self._plan, self._run_dir = plan, run_dir
         self._orders = Orders(run_dir, first)
         self._attempt = first
+        self._lost = False
         trainer = (_EmbeddedTrainer if plan.address is None else DataParallelTrainer)(
             _serve,
             train_loop_config={"run_dir": str(run_dir.path), "first": first, "token": token},
@@ -151,8 +152,13 @@ class WorkerGroup:
 
     @property
     def alive(self) -> bool:
-        """Whether all places are still held, so that another attempt can run there."""
+        """Whether all places are still held."""
         return self._thread.is_alive()
+
+    @property
+    def usable(self) -> bool:
+        """Whether another attempt can run in the same places."""
+        return self.alive and not self._lost
 
     def close(self) -> None:
         """Give the places back. Where a machine is gone, Ray takes longer than this waits."""
@@ -193,6 +199,10 @@ class WorkerGroup:
         if len(ended) == self.size and not any(ended.values()):
             return None
         dead = dead or {rank: code for rank, code in ended.items() if code}
+        records = read_failures(directory)
+        told = {int(record["rank"]) for record in records}
+        # Ranks that live and lost each other: a link or a node is in doubt, and so are its places.
+        self._lost = all(record["echo"] for record in records) and dead.keys() <= told
         return classify(self._error, self._run_dir, attempt, self.size, dead)
 
     def _kill(self, attempt: int) -> bool:

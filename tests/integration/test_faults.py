@@ -131,9 +131,20 @@ def test_resume_after_the_driver_died(
     assert result_of(resumed)["weights_sha256"] == digits["weights_sha256"]
 
 
-def test_ctrl_c_stops_within_ten_seconds(home: Path, start: Callable[..., Started]) -> None:
-    command = start(home, "run", DIGITS, "--run-id", "interrupted", "--json")
-    wait_for("step 10", lambda: logged_steps(home / "interrupted") >= 10)
+def test_a_name_in_use_is_refused_and_ctrl_c_stops_within_ten_seconds(
+    home: Path, twelve: dict[str, Any], start: Callable[..., Started]
+) -> None:
+    slow = changes(params__pause_s=1)
+    command = start(home, "run", twelve["spec"], "--run-id", "interrupted", "--json", *slow)
+    wait_for("step 1", lambda: logged_steps(home / "interrupted") >= 1)
+    owner = (home / "interrupted" / "lock").read_text().strip()
+    for arguments in (
+        ("run", twelve["spec"], "--run-id", "interrupted"),
+        ("resume", "interrupted"),
+    ):
+        refused = cli(home, *arguments)
+        assert refused.returncode == 2
+        assert f"owned by {owner}, which is alive" in refused.stderr
     command.process.send_signal(signal.SIGINT)
     done = command.finish(10)
     assert done.returncode == 130, done.stderr

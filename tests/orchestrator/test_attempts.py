@@ -49,7 +49,7 @@ class Group:
     ends: list[Any]
 
     def __init__(self, plan: RunPlan, run_dir: RunDir, first: int, nodes: list[str], token: str):
-        self.size, self.run_dir, self.alive = len(nodes), run_dir, True
+        self.size, self.run_dir, self.usable = len(nodes), run_dir, True
         self.left: list[int] = []
         Group.made.append(self)
 
@@ -62,7 +62,7 @@ class Group:
         self.left.append(self.attempt)
 
     def close(self) -> None:
-        self.alive = False
+        self.usable = False
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_lost_node_is_waited_for_and_said(
     monkeypatch.setattr(attempts, "WAITING_EVERY_S", 0.5)
 
     def lost(group: Group, _: Any) -> Failure:
-        group.alive = False
+        group.usable = False
         return death()
 
     made = make("2", Cluster(2, *[1] * 8, 2), lost, None)
@@ -127,7 +127,7 @@ def test_an_elastic_run_goes_on_with_fewer(
     monkeypatch.setattr(policy, "SPARE_WAIT_S", 0.4)
 
     def lost(group: Group, _: Any) -> Failure:
-        group.alive = False
+        group.usable = False
         return death()
 
     made = make("{min: 1, max: 2}", Cluster(2, 1), lost, None)
