@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tensorlib.kernels.cpu.compiler import f32, i64, ptr, task
+from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
 from tensorlib.kernels.cpu.vector import (
     LANES,
     fma,
@@ -11,8 +11,28 @@ from tensorlib.kernels.cpu.vector import (
     load_part,
     select,
     splat,
+    store,
     store_part,
 )
+
+
+@inner
+def limited(total, low, high):
+    """`total` within [low, high]; NaN stays."""
+    total = select(less(total, low), low, total)
+    return select(less(high, total), high, total)
+
+
+@inner
+def inside(start, taps, dilation, size):
+    """The first tap inside an image whose first one is at `start`, and the one behind the last."""
+    first = 0
+    if start < 0:
+        first = (dilation - 1 - start) // dilation
+    last = 0
+    if start < size:
+        last = min(taps, (size - 1 - start) // dilation + 1)
+    return min(first, taps), max(last, min(first, taps))
 
 
 @task
@@ -39,32 +59,62 @@ def convolve(
     dh: i64,
     dw: i64,
 ):
-    """One row of outputs of a convolution of each channel by itself; `packed` is [taps, c]."""
+    """One row of outputs of a convolution of each channel by itself; `packed` is [taps, c].
+
+    Four outputs at a time share what is loaded of `packed`, where all their taps of a row are
+    inside the image.
+    """
     image = block // oh
     i = block - image * oh
     low, high = splat(floor), splat(ceiling)
-    for j in range(ow):
+    pixel, tap = dw * c * 4, c * 4  # bytes from a tap to the next, of the image and of `packed`
+    step = sw * c * 4  # bytes of the image from an output to the next
+    top, bottom = inside(i * sh - ph, kh, dh, h)
+    j = 0
+    while j < ow:
+        left, right = inside(j * sw - pw, kw, dw, w)
+        end = (j + 3) * sw - pw + (kw - 1) * dw  # the last column that four of them see
+        together = 4 if left == 0 and right == kw and j + 4 <= ow and end < w else 1
+        start = x + ((image * h + i * sh - ph) * w + j * sw - pw) * c * 4
         target = y + ((image * oh + i) * ow + j) * c * 4
         for k in range(0, c, LANES):
-            left = c - k
-            total = load_part(bias + 4 * k, left) if bias != 0 else splat(0.0)
-            for a in range(kh):
-                u = i * sh - ph + a * dh
-                if u < 0 or u >= h:
-                    continue
-                for b in range(kw):
-                    v = j * sw - pw + b * dw
-                    if v < 0 or v >= w:
-                        continue
-                    at = x + (((image * h + u) * w + v) * c + k) * 4
-                    factor = packed + ((a * kw + b) * c + k) * 4
-                    if left >= LANES:
-                        total = fma(load(at), load(factor), total)
+            rest = c - k
+            first = load_part(bias + 4 * k, rest) if bias != 0 else splat(0.0)
+            if together == 4 and rest >= LANES:
+                one = two = three = four = first
+                for a in range(top, bottom):
+                    at = start + a * dh * w * c * 4 + 4 * k
+                    place = packed + (a * kw * c + k) * 4
+                    for _ in range(kw):
+                        factor = load(place)
+                        one = fma(load(at), factor, one)
+                        two = fma(load(at + step), factor, two)
+                        three = fma(load(at + 2 * step), factor, three)
+                        four = fma(load(at + 3 * step), factor, four)
+                        at += pixel
+                        place += tap
+                store(target + 4 * k, limited(one, low, high))
+                store(target + tap + 4 * k, limited(two, low, high))
+                store(target + 2 * tap + 4 * k, limited(three, low, high))
+                store(target + 3 * tap + 4 * k, limited(four, low, high))
+                continue
+            for n in range(together):
+                total = first
+                for a in range(top, bottom):
+                    at = start + n * step + a * dh * w * c * 4 + left * pixel + 4 * k
+                    place = packed + ((a * kw + left) * c + k) * 4
+                    if rest >= LANES:
+                        for _ in range(left, right):
+                            total = fma(load(at), load(place), total)
+                            at += pixel
+                            place += tap
                     else:
-                        total = fma(load_part(at, left), load_part(factor, left), total)
-            total = select(less(total, low), low, total)
-            total = select(less(high, total), high, total)
-            store_part(target + 4 * k, total, left)
+                        for _ in range(left, right):
+                            total = fma(load_part(at, rest), load_part(place, rest), total)
+                            at += pixel
+                            place += tap
+                store_part(target + n * tap + 4 * k, limited(total, low, high), rest)
+        j += together
 
 
 @task
