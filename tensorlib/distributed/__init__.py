@@ -31,6 +31,7 @@ from .collectives import (
 from .communicator import Communicator
 from .ddp import DistributedDataParallel, loss_weight
 from .messages import DistributedError, ReduceOp
+from .nccl import NcclCommunicator
 from .process_group import (
     NON_GROUP_MEMBER,
     destroy_process_group,
@@ -57,6 +58,7 @@ __all__ = [
     "DistributedDataParallel",
     "DistributedError",
     "DistributedSampler",
+    "NcclCommunicator",
     "ReduceOp",
     "Shard",
     "ShardedBatchSampler",

@@ -20,10 +20,19 @@ import numpy as np
 from tensorlib.utils.workers import Workers
 
 from . import reduction, tree
-from .messages import Call, DistributedError, ReduceOp, as_bytes, check_dtype, check_reduce
+from .messages import (
+    Call,
+    DistributedError,
+    ReduceOp,
+    as_bytes,
+    check_dtype,
+    check_reduce,
+    contiguous,
+    on_device,
+)
 from .transfers import Transfer, Transfers
 
-Buffers = Mapping[int, Sequence[memoryview]]
+Buffers = Mapping[int, Sequence[Any]]  # by peer: what `as_bytes` gives
 
 
 class Communicator(ABC):
@@ -119,7 +128,7 @@ class Communicator(ABC):
     def all_gather(self, array: np.ndarray) -> np.ndarray:
         """The arrays of all ranks, stacked: [world_size, *array.shape]."""
         with self._call(Call("all_gather", check_dtype(array), array.shape)) as call:
-            result = np.empty((self.world_size, *array.shape), array.dtype)
+            result = np.empty_like(array, order="C", shape=(self.world_size, *array.shape))
             result[self.rank] = array
             mine = as_bytes(result[self.rank])
             peers = self._peers()
@@ -135,9 +144,9 @@ class Communicator(ABC):
         self._check_rank(dst, "gather", "dst")
         with self._call(Call("gather", check_dtype(array), array.shape)) as call:
             if self.rank != dst:
-                self._exchange(call, {dst: [as_bytes(np.ascontiguousarray(array))]}, {})
+                self._exchange(call, {dst: [as_bytes(contiguous(array))]}, {})
                 return None
-            result = np.empty((self.world_size, *array.shape), array.dtype)
+            result = np.empty_like(array, order="C", shape=(self.world_size, *array.shape))
             result[self.rank] = array
             self._exchange(call, {}, {peer: [as_bytes(result[peer])] for peer in self._peers()})
         return result
@@ -151,7 +160,7 @@ class Communicator(ABC):
                 f"expected [{self.world_size}, ...], one part per rank"
             )
         with self._call(Call("reduce_scatter", array.dtype, array.shape, op)) as call:
-            parts = np.ascontiguousarray(array)
+            parts = contiguous(array)
             others = np.empty_like(parts)
             others[self.rank] = parts[self.rank]
             peers = self._peers()
@@ -187,7 +196,7 @@ class Communicator(ABC):
         with self._call(Call("scatter", check_dtype(out), out.shape)) as call:
             if self.rank == src:
                 assert array is not None
-                parts = np.ascontiguousarray(array)
+                parts = contiguous(array)
                 sends = {peer: [as_bytes(parts[peer])] for peer in self._peers()}
                 self._exchange(call, sends, {})
                 out[...] = parts[src]
@@ -210,7 +219,7 @@ class Communicator(ABC):
             raise ValueError(f"all_to_all: {own.shape} from this rank to itself, {target.shape}")
         with self._call(Call("all_to_all", check_dtype(own))) as call:
             peers = self._peers()
-            sent = {peer: [as_bytes(np.ascontiguousarray(parts[peer]))] for peer in peers}
+            sent = {peer: [as_bytes(contiguous(parts[peer]))] for peer in peers}
             flats = {peer: _flat(outs[peer]) for peer in peers}
             self._exchange(call, sent, {peer: [as_bytes(flats[peer][0])] for peer in peers})
             target[...] = own
@@ -235,7 +244,7 @@ class Communicator(ABC):
         """Begin to send `array`; it must not change before `wait()` of the result returned."""
         self._check_peer(dst, "send", "dst")
         check_dtype(array)
-        return self._transfers.add(dst, np.ascontiguousarray(array), None)
+        return self._transfers.add(dst, contiguous(array), None)
 
     def irecv(self, array: np.ndarray, src: int) -> Transfer:
         """Begin to receive into `array`, which is there when `wait()` of the result returned."""
@@ -376,15 +385,16 @@ class Communicator(ABC):
     def _plan(self) -> tree.Plan:
         return tree.plan(self.world_size, self.world_size)
 
-    def _spread(self, call: Call, buffers: list[memoryview], src: int) -> None:
+    def _spread(self, call: Call, buffers: list[Any], src: int) -> None:
         if self.rank == src:
             self._exchange(call, dict.fromkeys(self._peers(), buffers), {})
         else:
             self._exchange(call, {}, {src: buffers})
 
-    def _room(self, nbytes: int) -> np.ndarray:
-        if self._scratch.size < nbytes:
-            self._scratch = np.empty(nbytes, np.uint8)
+    def _room(self, nbytes: int, like: np.ndarray) -> np.ndarray:
+        """Scratch bytes where `like` is."""
+        if self._scratch.size < nbytes or on_device(self._scratch) != on_device(like):
+            self._scratch = np.empty_like(like, np.uint8, shape=nbytes)
         return self._scratch[:nbytes]
 
     def _peers(self) -> list[int]:
@@ -434,4 +444,4 @@ def _flat(array: np.ndarray) -> tuple[np.ndarray, bool]:
     """A contiguous one-dimensional view, or a copy where there is none."""
     if array.flags.c_contiguous:
         return array.reshape(-1), False
-    return np.ascontiguousarray(array).reshape(-1), True
+    return contiguous(array).reshape(-1), True

@@ -175,7 +175,18 @@ def check_reduce(array: np.ndarray, op: ReduceOp) -> None:
         raise TypeError(f"ReduceOp.{op.name} on dtype {array.dtype}; expected an ordered dtype")
 
 
-def as_bytes(array: np.ndarray) -> memoryview:
-    """The bytes of a contiguous array."""
+def as_bytes(array: np.ndarray) -> Any:
+    """The bytes of a contiguous array: a memoryview, or an array where they are on a device."""
     # through uint8: memoryview.cast refuses empty and 0-dim arrays and some dtypes
-    return array.reshape(-1).view(np.uint8).data
+    flat = array.reshape(-1).view(np.uint8)
+    return flat if on_device(array) else flat.data
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The array itself, or a copy in C order where it is; NumPy's function knows no devices."""
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def on_device(array: Any) -> bool:
+    """Whether the memory of an array, or of what `as_bytes` gives, is a CUDA device's."""
+    return hasattr(array, "__cuda_array_interface__")

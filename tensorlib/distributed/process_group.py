@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from tensorlib.device import cupy_module
+
 from .communicator import Communicator
+from .nccl import NcclCommunicator
 from .shm import SharedMemoryCommunicator
 from .tcp import TcpCommunicator
 from .threads import ThreadCommunicator
 
-_BACKENDS = (None, "shm", "tcp", "threads")
+_BACKENDS = (None, "shm", "tcp", "nccl", "threads")
 
 
 class _NoMember:
@@ -41,8 +44,9 @@ def init_process_group(
 
     Args:
         backend: None finds the best: shared memory between the ranks of a node, TCP between nodes.
-            "shm" insists that all ranks are on one node, "tcp" uses sockets only, "threads" is for
-            one process (`ThreadCommunicator.group` makes more ranks).
+            "shm" insists that all ranks are on one node, "tcp" uses sockets only, "nccl" is for
+            arrays on CUDA devices, the current one of each process, "threads" is for one process
+            (`ThreadCommunicator.group` makes more ranks).
         timeout_s: how long to wait for the others here, and for progress in any collective.
         communicator: use this one instead of making one (rank and world_size are its own).
 
@@ -93,6 +97,10 @@ def init_process_group(
     if backend == "tcp":
         _group = TcpCommunicator(rank, world_size, host, port, token, timeout_s)
         return
+    if backend == "nccl":
+        cupy_module("init_process_group")  # said before the others are waited for
+        _group = NcclCommunicator(TcpCommunicator(rank, world_size, host, port, token, timeout_s))
+        return
     group = SharedMemoryCommunicator(rank, world_size, host, port, token, timeout_s)
     if backend == "shm" and len(group.nodes) > 1:
         group.close()
@@ -132,8 +140,10 @@ def get_world_size(group: Group = None) -> int:
 
 
 def get_backend(group: Group = None) -> str:
-    """How the ranks of the group talk: "shm", "tcp" or "threads"."""
+    """How the ranks of the group talk: "shm", "tcp", "nccl" or "threads"."""
     found = get_communicator(group)
+    if isinstance(found, NcclCommunicator):
+        return "nccl"
     if isinstance(found, SharedMemoryCommunicator):
         return "shm"
     return "tcp" if isinstance(found, TcpCommunicator) else "threads"

@@ -65,7 +65,7 @@ def _whole(
     """Everyone gets everything and reduces by itself."""
     size, dtype = rows[0].size, rows[0].dtype
     theirs = {
-        rank: np.empty((len(nodes), size), dtype)
+        rank: np.empty_like(rows[0], shape=(len(nodes), size))
         for rank, nodes in zip(members, plan.nodes, strict=True)
         if rank != group.rank
     }
@@ -92,8 +92,8 @@ def _segments(
     done: list[np.ndarray] | None = None
     for block in range(blocks + 1):
         todo = slice(block * per_member * parties, (block + 1) * per_member * parties)
-        sends: dict[int, list[memoryview]] = {peer: [] for peer in peers}
-        receives: dict[int, list[memoryview]] = {peer: [] for peer in peers}
+        sends: dict[int, list[Any]] = {peer: [] for peer in peers}
+        receives: dict[int, list[Any]] = {peer: [] for peer in peers}
         if done is not None:
             for peer in peers:
                 sends[peer].append(as_bytes(done[me]))
@@ -123,7 +123,7 @@ def _incoming(
     """The values of all nodes for one segment: this member's own, and room for the others'."""
     total, first = plan.offsets[-1] + len(plan.nodes[-1]), plan.offsets[me]
     like = mine[0]
-    room = group._room(like.nbytes * total).view(like.dtype).reshape(total, like.size)
+    room = group._room(like.nbytes * total, like).view(like.dtype).reshape(total, like.size)
     return [*room[:first], *mine, *room[first + len(mine) :]]
 
 

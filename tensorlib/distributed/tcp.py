@@ -135,6 +135,12 @@ class TcpCommunicator(Communicator):
                 gone.append(peer)
         raise_gone(call, sorted(gone))
 
+    def _look(self, call: Call) -> None:
+        """Raise where a peer has left; for waits that do not listen to the peers."""
+        gone = [peer for peer, connection in self._sockets.items() if _left(connection)]
+        if gone:
+            self._raise_gone(call, gone)
+
     def _replace(self, peer: int, connection: socket.socket) -> None:
         """Use another connection to a peer from now on."""
         self._sockets[peer].close()
@@ -271,6 +277,17 @@ def _last_words(connection: socket.socket) -> str | None:
     except OSError:
         return None
     return _words(connection, length)
+
+
+def _left(connection: socket.socket) -> bool:
+    """Whether the peer closed the connection, with or without a word."""
+    try:
+        header = connection.recv(HEADER_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return not header or (len(header) == HEADER_BYTES and abort_bytes(header) is not None)
 
 
 def _closed(connection: socket.socket) -> bool:

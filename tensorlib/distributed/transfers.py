@@ -65,7 +65,7 @@ class Transfers:
                 side = receives if transfer.sent is None else sends
                 side.setdefault(transfer.peer, transfer)
             buffers = {
-                peer: np.empty(one.received.shape, one.received.dtype)
+                peer: np.empty_like(one.received, order="C")
                 for peer, one in receives.items()
                 if one.received is not None
             }

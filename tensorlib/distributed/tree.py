@@ -146,7 +146,7 @@ def combine(
                 room = targets[left][0][part]
             else:
                 if left not in rooms:
-                    rooms[left] = np.empty(min(size, first.size), first.dtype)
+                    rooms[left] = np.empty_like(first, shape=min(size, first.size))
                 room = rooms[left][: part.stop - part.start]
             ufunc(block[left], block[right], out=room)
             block[left] = room
