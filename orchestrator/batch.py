@@ -391,12 +391,15 @@ class PartWorker:
         self.worker.close()
 
     def _count(self, index: int, tries: Path) -> None:
-        """Ray gives the part of a dead worker to another, for ever: here it ends."""
+        """Ray gives the part of a dead worker to another, for ever: here it ends.
+
+        A line of `tries` is the process that began the part; who commits it removes the file.
+        """
         with contextlib.suppress(OSError):  # a full disk: the part will say so
             descriptor = os.open(tries, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            os.write(descriptor, b"x")
+            os.write(descriptor, f"{os.getpid()}\n".encode())
             os.close(descriptor)
-        began = tries.stat().st_size if tries.exists() else 1
+        began = len(tries.read_text().splitlines()) if tries.exists() else 1
         if began > self.retry.worker_deaths + 1:
             ids = self.parts.ids(index)
             raise PartLost(

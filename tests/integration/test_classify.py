@@ -1,0 +1,201 @@
+"""A classification under faults: it ends with the same table, or says that it did not (N2, N3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+import tensorlib
+from tensorlib.vision import models
+
+from .conftest import Started, cli, result_of, wait_for
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+INPUTS, ROWS = 200, 4
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small pictures, equal ones and bad ones among them."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for i in range(INPUTS - 8):
+        pixels = random.integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    for i in range(4):
+        (folder / f"copy-{i}.png").write_bytes((folder / f"{i * 50:03d}.png").read_bytes())
+        (folder / f"bad-{i}.png").write_bytes((folder / f"{i:03d}.png").read_bytes()[: 900 + i])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spec(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The spec of a classification that works for some seconds, in many parts."""
+    folder = tmp_path_factory.mktemp("specs")
+    tensorlib.manual_seed(0)
+    tensorlib.save(models.get_model("resnet18").state_dict(), folder / "resnet18.pth")
+
+    def write(name: str, output: Path, **params: Any) -> Path:
+        path = folder / f"{name}.yaml"
+        given = {
+            "inputs": str(images),
+            "weights": str(folder / "resnet18.pth"),
+            "model": "resnet18",
+            "rows_per_part": ROWS,
+            "batch_size": ROWS,
+            "output": str(output),
+            **params,
+        }
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "version": 1,
+                    "name": name,
+                    "job": "classify_images",
+                    "params": given,
+                    "resources": {"workers": {"min": 1, "max": 2}},
+                    "tracking": {"when": "later"},
+                }
+            )
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def table(home: Path, spec: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The undisturbed table, made in one process with another batch size."""
+    path = spec("alone", tmp_path_factory.mktemp("out"), local=True, batch_size=16)
+    done = cli(home, "run", path, "--json")
+    assert done.returncode == 0, done.stderr
+    result = result_of(done)
+    counts = [result[name] for name in ("inputs", "ok", "quarantined", "duplicates")]
+    assert counts == [INPUTS, INPUTS - 4, 4, 4]
+    return pd.read_parquet(result["output"])
+
+
+def parts(output: Path) -> int:
+    return len(list(output.glob("part-*"))) if output.exists() else 0
+
+
+def in_work(run_dir: Path, attempt: int = 1) -> list[Path]:
+    return list((run_dir / "attempts" / str(attempt)).glob("part-*.tries"))
+
+
+def test_n2_a_killed_driver_costs_a_tenth_and_the_same_command_ends_with_the_same_table(
+    home: Path,
+    spec: Callable[..., Path],
+    table: pd.DataFrame,
+    tmp_path: Path,
+    start: Callable[..., Started],
+) -> None:
+    path = spec("driver", tmp_path / "out")
+    command = start(home, "run", path, "--run-id", "driver")
+    wait_for("ten parts", lambda: parts(tmp_path / "out") >= 10)
+    os.kill(command.process.pid, signal.SIGKILL)
+    command.process.communicate(timeout=30)
+    wait_for(
+        "the end of its workers",
+        lambda: json.loads(cli(home, "status", "driver", "--json").stdout)["status"] == "FAILED",
+    )
+    assert parts(tmp_path / "out") < INPUTS // ROWS
+    assert len(in_work(home / "driver")) * ROWS <= INPUTS // 10  # what is done again
+    again = cli(home, "run", path, "--json")
+    assert again.returncode == 0, again.stderr
+    result = result_of(again)
+    assert (result["run_id"], result["attempts"]) == ("driver", 2)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out"), table, check_exact=True)
+    assert result_of(cli(home, "run", path, "--json")) == result  # all is done already
+
+
+def test_a_worker_killed_three_times_costs_no_row(
+    home: Path,
+    spec: Callable[..., Path],
+    table: pd.DataFrame,
+    tmp_path: Path,
+    start: Callable[..., Started],
+) -> None:
+    command = start(home, "run", spec("worker", tmp_path / "out"), "--run-id", "worker", "--json")
+    killed: set[int] = set()
+
+    def one_more() -> bool:
+        for tries in in_work(home / "worker"):
+            try:
+                pid = int(tries.read_text().split()[-1])
+            except (FileNotFoundError, IndexError):
+                continue
+            if pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+                return True
+        return False
+
+    for count in range(1, 4):
+        wait_for(f"{count} killed workers", one_more)
+        seen = parts(tmp_path / "out")
+        wait_for("another part", lambda seen=seen: parts(tmp_path / "out") > seen)
+    done = command.finish()
+    assert done.returncode == 0, done.stderr
+    assert len(killed) == 3
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out"), table, check_exact=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 100 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mount is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_waited_for(
+    home: Path,
+    spec: Callable[..., Path],
+    table: pd.DataFrame,
+    small_disk: Path,
+    start: Callable[..., Started],
+) -> None:
+    path = spec("full", small_disk / "out", local=True)
+    command = start(home, "run", path, "--run-id", "full", "--json")
+    events = home / "full" / "events.jsonl"
+    wait_for(
+        "a word about it", lambda: events.exists() and "waiting for space" in events.read_text()
+    )
+    assert command.process.poll() is None
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    done = command.finish()
+    assert done.returncode == 0, done.stderr
+    assert "No space left" in done.stderr
+    pd.testing.assert_frame_equal(pd.read_parquet(small_disk / "out"), table, check_exact=True)
+
+
+def test_one_photograph_is_named_on_the_terminal_without_ray(
+    home: Path, spec: Callable[..., Path], images: Path
+) -> None:
+    weights = yaml.safe_load(spec("one", images).read_text())["params"]["weights"]
+    done = cli(
+        home,
+        *("classify", images / "000.png", "--model", "resnet18", "--weights", weights),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    probabilities = [float(line[-1]) for line in lines[2:7]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert "starting" not in done.stderr
+    assert "orchestrator sync" in done.stdout
