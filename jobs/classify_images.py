@@ -119,7 +119,7 @@ def check(config: Config) -> None:
     """Say now what could not work later: inputs, weights that do not fit, too many labels asked."""
     inputs.check(config)
     loaded = config.load_weights()
-    loaded.build()
+    assert loaded.module  # built: what does not fit is said now
     if config.top_k > len(loaded.classes):
         raise UsageError(
             f"top_k: {config.top_k} labels of a model with {len(loaded.classes)} classes; expected "

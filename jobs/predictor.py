@@ -31,7 +31,7 @@ class Predictor:
         tensorlib.set_num_threads(threads)
         self.top_k, self.features = top_k, features
         self.names = np.array(list(weights.classes), dtype=object)
-        module = weights.build()
+        module = weights.build() if features else weights.module  # a hook stays
         forward: Any = with_features(module) if features else module
         preset = weights.preset
         shape = (batch_size, preset.crop_size, preset.crop_size, len(preset.mean))

@@ -8,7 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from orchestrator.plan import default_home
 from orchestrator.remote import RemotePath, is_uri
 from orchestrator.store import resolve_run
 from tensorlib import nn
+from tensorlib.ops.draws import unspecified
 from tensorlib.serialization import load_safetensors
 from tensorlib.vision.transforms import ImageClassification
 from tensorlib.vision.weights import WEIGHTS, default_cache, imagenet
@@ -44,9 +45,15 @@ class Weights:
     preset: ImageClassification
     sha256: str
 
+    @cached_property
+    def module(self) -> nn.Module:
+        """`build()`, once."""
+        return self.build()
+
     def build(self) -> nn.Module:
         """The model in eval mode; UsageError lists every name that does not fit."""
-        module = build_model(self.model, {"num_classes": len(self.classes)})
+        with unspecified():
+            module = build_model(self.model, {"num_classes": len(self.classes)})
         try:
             module.load_state_dict(self.state)
         except RuntimeError as error:

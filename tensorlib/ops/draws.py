@@ -7,8 +7,10 @@ the strides, normals in pairs instead of blocks where memory is not contiguous.
 from __future__ import annotations
 
 import math
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +32,29 @@ Draw = Callable[[int, Any, bool], Array]  # (count, type, whether memory is cont
 _LOWEST = -(1 << 63)
 
 
+class _Here(threading.local):
+    drawing = True
+
+
+_here = _Here()
+
+
+@contextmanager
+def unspecified() -> Iterator[None]:
+    """In the block, draws of this thread leave their tensors' values unspecified and draw nothing:
+    for modules whose state is loaded next. Drawing took a third of the start of a ResNet-50.
+    """
+    before, _here.drawing = _here.drawing, False
+    try:
+        yield
+    finally:
+        _here.drawing = before
+
+
 def fill(array: Array, draw: Draw) -> None:
     """Put `draw(count, type, contiguous)` into the array, in the order of its memory."""
+    if not _here.drawing:
+        return
     dense = array.flags.c_contiguous
     if array.dtype.kind == "c":
         parts = _as_parts(array)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from tensorlib.nn.conv import Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d
 from tensorlib.nn.module import Module
-from tensorlib.random import fork_rng
+from tensorlib.ops.draws import unspecified
 
 __all__ = [
     "convert_conv2d_weight_memory_format",
@@ -27,7 +27,7 @@ def skip_init(module_cls: type[M], *args: Any, **kwargs: Any) -> M:
             f"skip_init: Module must support a 'device' arg to skip initialization;"
             f" {module_cls.__name__} does not"
         )
-    with fork_rng():
+    with unspecified():
         return module_cls(*args, **kwargs)
 
 
