@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 # global batch, shape of a sample
-MODELS = {"small_cnn": (256, (1, 28, 28)), "resnet18": (64, (3, 64, 64))}
+MODELS = {"small_cnn": (256, (1, 28, 28)), "resnet18": (128, (3, 64, 64))}
 Times = dict[str, list[float]]
 
 
