@@ -153,7 +153,7 @@ def write_snapshot(
         if isinstance(error, RemoteError):
             cure = "see that the storage answers and may be written"
         raise CheckpointError(
-            f"{final}: cannot be written: {error.strerror or error}; the state has {need} bytes, "
+            f"{final}: cannot be written: {error.strerror or error}; the state has {need} bytes"
             f"{place.room()}. Hint: {cure}; earlier checkpoints are untouched and `orchestrator "
             "resume` continues from them."
         ) from error

@@ -50,7 +50,7 @@ class Place(Protocol):
         ...
 
     def room(self) -> str:
-        """How much fits, in words."""
+        """How much fits, in words that end a sentence; none where there is no end."""
         ...
 
 
@@ -110,9 +110,9 @@ class LocalPlace:
 
     def room(self) -> str:
         try:
-            return f"the disk {shutil.disk_usage(self.directory).free} free"
+            return f", the disk {shutil.disk_usage(self.directory).free} free"
         except OSError:
-            return "the disk 0 free"
+            return ", the disk 0 free"
 
 
 class RemotePlace:
@@ -152,7 +152,7 @@ class RemotePlace:
         place.remove()
 
     def room(self) -> str:
-        return "a bucket has no end"
+        return ""
 
     def _clean(self, attempt: int) -> None:
         """Remove what writers of this attempt and those before left without a manifest."""

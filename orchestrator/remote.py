@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,36 +49,57 @@ class _Stat:
     st_size: int
 
 
-class RemotePath:
-    """An object, or what is under a prefix. `str` is its URI without options (the query)."""
+class _Store:
+    """A driver, made when it is first used: some ask the network then."""
 
-    def __init__(self, filesystem: Any, key: str, uri: str) -> None:
-        self.filesystem, self.key, self.uri = filesystem, key, uri
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
 
-    @classmethod
-    def of(cls, uri: str) -> RemotePath:
-        """The place that `uri` names; no request is made. UsageError where no driver knows it."""
-        problem = uri_problem(uri)
-        if problem:
-            raise UsageError(problem)
+    @cached_property
+    def opened(self) -> tuple[Any, str]:
+        """pyarrow's file system, and the key that the URI stands for in it."""
         import pyarrow.fs
 
-        shown = uri.partition("?")[0].rstrip("/")
         try:
-            if uri.partition("://")[0] in _PYARROW:
-                filesystem, key = pyarrow.fs.FileSystem.from_uri(uri)
+            if self.uri.partition("://")[0] in _PYARROW:
+                filesystem, key = pyarrow.fs.FileSystem.from_uri(self.uri)
             else:
                 import fsspec  # type: ignore[import-untyped]
 
                 # Listings of other processes' objects must be fresh.
-                driver, key = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+                driver, key = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
                 filesystem = pyarrow.fs.PyFileSystem(_handler(driver))
-        except (ImportError, ValueError, OSError, TypeError, NotImplementedError) as error:
-            raise UsageError(f"{shown}: cannot be opened: {_first_line(error)}.") from error
-        return cls(filesystem, str(key).rstrip("/"), shown)
+        except (ImportError, ValueError, TypeError, NotImplementedError) as error:
+            place = self.uri.partition("?")[0]
+            raise UsageError(f"{place}: cannot be opened: {_first_line(error)}.") from error
+        return filesystem, str(key).rstrip("/")
+
+
+class RemotePath:
+    """An object, or what is under a prefix. `str` is its URI without options (the query)."""
+
+    def __init__(self, store: _Store, uri: str, below: str = "") -> None:
+        self._store, self._below, self.uri = store, below, uri
+
+    @classmethod
+    def of(cls, uri: str) -> RemotePath:
+        """The place that `uri` names; no request is made. UsageError where nothing knows it."""
+        problem = uri_problem(uri)
+        if problem:
+            raise UsageError(problem)
+        return cls(_Store(uri), uri.partition("?")[0].rstrip("/"))
+
+    @property
+    def filesystem(self) -> Any:
+        return self._store.opened[0]
+
+    @property
+    def key(self) -> str:
+        """What the file system calls it."""
+        return self._store.opened[1] + self._below
 
     def __truediv__(self, name: str) -> RemotePath:
-        return RemotePath(self.filesystem, f"{self.key}/{name}", f"{self.uri}/{name}")
+        return RemotePath(self._store, f"{self.uri}/{name}", f"{self._below}/{name}")
 
     def __str__(self) -> str:
         return self.uri
@@ -94,13 +116,13 @@ class RemotePath:
     @property
     def name(self) -> str:
         """The last part."""
-        return self.key.rpartition("/")[2]
+        return self.uri.rpartition("/")[2]
 
     def check_bucket(self) -> None:
         """RemoteError where the bucket is missing; stores say so in many words, or not at all."""
         if self.uri.partition("://")[0] in _BUCKETS:
-            bucket = self.key.partition("/")[0]
             with _told(self, "reached"):
+                bucket = self.key.partition("/")[0]
                 if self._info(bucket).type.name == "NotFound":
                     raise OSError(f"there is no bucket {bucket!r}, or it may not be seen")
 
@@ -258,7 +280,7 @@ def _told(place: RemotePath, what: str) -> Iterator[None]:
     """Say what went wrong in one line; drivers raise errors of many types and lengths."""
     try:
         yield
-    except (FileNotFoundError, RemoteError):
+    except (FileNotFoundError, RemoteError, UsageError):
         raise
     except Exception as error:
         why = _first_line(error)

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from orchestrator.files import wait_for_space
 from orchestrator.remote import AnyPath
 
 __all__ = ["Saver"]
+
+T = TypeVar("T")
 
 _LONG_WAIT_S = 1.0
 # The writer gives way to the training's own threads where there are fewer cores than threads: ten
@@ -126,18 +128,19 @@ class Saver:
         if not self._tidy:  # a writer that died between its rename and its prune left one more
             self._prune(None)
             self._tidy = True
-        self._before()
-        path = wait_for_space(
-            lambda: checkpoint.write_snapshot(self.directory, snapshot, **facts),
-            say=self._say,
-            give_up=self._give_up,
-        )
-        self._written(path)
+        self._patiently(self._before)
+        path = self._patiently(lambda: checkpoint.write_snapshot(self.directory, snapshot, **facts))
+        self._patiently(lambda: self._written(path))
         self._prune(path)
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        return wait_for_space(write, say=self._say, give_up=self._give_up)
 
     def _prune(self, trusted: AnyPath | None) -> None:
         """Remove what need not stay; where that fails the new checkpoint matters more."""
         try:
-            checkpoint.prune(self.directory, **self._keeping, trusted=trusted)
+            self._patiently(
+                lambda: checkpoint.prune(self.directory, **self._keeping, trusted=trusted)
+            )
         except (OSError, CheckpointError) as error:
             self._say(f"{self.directory}: old checkpoints could not be removed: {error}")

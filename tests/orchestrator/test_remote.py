@@ -247,7 +247,7 @@ def test_a_store_that_does_not_answer_is_waited_for(faulty, monkeypatch):
     FaultyFileSystem.calm()
     assert newest(faulty) == (1, [])
     assert now[0] == 3.0
-    assert told[1].startswith("waiting for the storage (0 of at most 600 s): faulty://runs/checkp")
+    assert told[0].startswith("waiting for the storage (0 of at most 600 s): faulty://runs/checkp")
     assert all("no route" in line for line in told)
 
 
@@ -327,4 +327,4 @@ def test_a_bucket_that_is_not_there(s3, monkeypatch):
 
 def test_a_driver_that_is_not_installed(monkeypatch):
     with pytest.raises(UsageError, match=r"^sftp://host/x: cannot be opened: .*paramiko"):
-        RemotePath.of("sftp://host/x")
+        RemotePath.of("sftp://host/x").exists()

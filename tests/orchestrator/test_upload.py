@@ -160,6 +160,41 @@ def test_what_led_to_a_checkpoint_is_in_the_bucket_before_it(kept, home):
     assert path[0] == f"{STORAGE}/r1/checkpoints/00000001"
 
 
+def test_a_store_that_fails_once_at_any_request_of_a_save_costs_nothing(kept, monkeypatch):
+    """The error is that of a moment: the writer waits, and everything is there."""
+    from orchestrator import files
+    from orchestrator.context import JobContext
+
+    with kept.lock():
+        pass
+    monkeypatch.setattr(files.time, "sleep", lambda s: None)
+    worker = RunDir(kept.path)
+    context = JobContext(kept.plan(), worker, attempt=1, rank=0, world_size=1, local_rank=0)
+    monkeypatch.setattr(context.checkpoint._saver, "_give_up", lambda: False)
+    for step in range(1, 60):
+        FaultyFileSystem.calm()
+
+        def fails(number: int, request: str, at: int = step) -> None:
+            if number == at:
+                raise OSError("no route to host")
+
+        FaultyFileSystem.fails = fails
+        context.metrics.log({"loss": 1.0}, step=step)
+        context.checkpoint.save({"model": [step]}, step=step)
+        context.checkpoint.wait()
+        requests = len(FaultyFileSystem.requests)
+        FaultyFileSystem.calm()
+        found = context.checkpoint.latest()
+        assert found is not None
+        assert found.step == step
+        assert len(worker.checkpoints_dir.names()) <= 3
+        if requests < step:
+            break
+    assert 20 < step < 59
+    told = [event["step"] for _, event in kept.events() if event["kind"] == "checkpoint"]
+    assert told == list(range(1, step + 1))
+
+
 def test_a_node_that_does_not_share_the_directory_is_told(kept, tmp_path):
     worker = RunDir(tmp_path / "of another node")
     worker.path.mkdir()
