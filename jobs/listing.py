@@ -85,7 +85,7 @@ def entries(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
         yield from _parquet_column(config)
     elif kind == "file":
         if scheme(inputs) is None and not os.path.lexists(inputs):
-            raise UsageError(f"{inputs}: no such file or folder; expected a folder with images")
+            raise UsageError(f"{inputs}: no such folder or file; expected a folder with images")
         yield _referred(inputs, Path("/"), None)
     elif scheme(inputs):
         yield from _uri_files(config, out)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ from PIL import Image
 import tensorlib
 from tensorlib.vision import models
 
-from .conftest import Started, cli, result_of, wait_for
+from ..tensorlib.vision.corpus import cases
+from .conftest import COMMAND, ROOT, Started, cli, environment, result_of, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 INPUTS, ROWS = 200, 4
@@ -199,3 +203,47 @@ def test_one_photograph_is_named_on_the_terminal_without_ray(
     assert probabilities == sorted(probabilities, reverse=True)
     assert "starting" not in done.stderr
     assert "orchestrator sync" in done.stdout
+
+
+def test_n3_hostile_and_odd_files_get_their_verdicts_in_less_than_a_gibibyte(
+    home: Path, spec: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    paths = [(case, case.write(folder)) for case in cases()]
+    assert len(paths) >= 80
+    with (tmp_path / "list.csv").open("w", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file"])
+        writer.writerows([str(path)] for _, path in paths)
+    path = spec(
+        *("hostile", tmp_path / "out"),
+        inputs=str(tmp_path / "list.csv"),
+        column="file",
+        local=True,
+        batch_size=16,
+        rows_per_part=16,
+    )
+    program = (
+        "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.returncode)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *COMMAND, "run", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=ROOT,
+        env=environment(home),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) < 1 << 20  # KiB, of the largest process
+    table = pd.read_parquet(tmp_path / "out")
+    assert len(table) == len(paths)
+    for (case, _), row in zip(paths, table.to_dict("records"), strict=True):
+        assert row["status"] == ("ok" if case.refused is None else "quarantined"), case.name
+        if case.refused is None:
+            assert row["rotated"] == case.rotated, case.name
+        else:
+            assert re.search(case.refused, row["error"]), (case.name, row["error"])

@@ -252,7 +252,7 @@ def test_what_cannot_be_listed_is_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "text" / "notes.md").write_text("no picture")
     (tmp_path / "empty.txt").write_text("\n")
     for name, what in (
-        ("nowhere", "no such file or folder"),
+        ("nowhere", "no such folder or file"),
         ("empty", "no inputs"),
         ("text", "1 files, none of them an image"),
         ("empty.txt", "no inputs"),
