@@ -260,8 +260,7 @@ def _to_8bit(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray(_scale(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = _on_white(image)
-    # convert() of an image that has the mode already is a copy, independent of the file
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -248,6 +250,35 @@ def test_processes_end_with_the_pool():
     process = pool._processes[0].process
     del pool
     assert process.returncode is not None
+
+
+def test_processes_end_with_their_parent():
+    program = (
+        "import os, signal\n"
+        "from tensorlib.vision.decoding import DecoderPool\n"
+        "from tensorlib.vision.transforms import ImageClassification\n"
+        "pool = DecoderPool(ImageClassification(8, 8), 2)\n"
+        "pool.decode([b''])\n"
+        "print(*(process.process.pid for process in pool._processes), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pids = done.stdout.split()
+    assert len(pids) == 2
+    end = time.monotonic() + LIMIT_S
+    while alive := [pid for pid in pids if _runs(pid)]:
+        assert time.monotonic() < end, f"{alive} run on"
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_decoder_process_is_light(pool):
