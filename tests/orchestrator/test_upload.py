@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import store, upload
+from orchestrator import checkpoint, store, upload
 from orchestrator.errors import (
     BackendUnavailable,
     OrchestratorError,
@@ -202,6 +202,18 @@ def test_a_node_that_does_not_share_the_directory_is_told(kept, tmp_path):
     worker.append_event("metrics", step=1, epoch=None, values={})
     with pytest.raises(OrchestratorError, match=r"has no plan\.json on .*all nodes share"):
         worker.sync_events()
+
+
+def test_weights_of_a_run_in_a_bucket_are_brought_here(kept):
+    from jobs.weights import resolve
+
+    with kept.lock():
+        pass
+    written = {"model": {"w": [1.0, 2.0]}}
+    checkpoint.write(kept.checkpoints_dir, written, step=4)
+    path = Path(resolve("run:/r1"))
+    assert path == kept.path / "checkpoints" / "00000004"
+    assert checkpoint.load(path).state == written
 
 
 # Owners
