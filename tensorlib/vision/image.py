@@ -3,7 +3,8 @@
 - **Formats**: JPEG (arithmetic coding excepted), PNG, WebP, GIF, BMP, TIFF, recognised by content,
   whatever the name. No other decoder of Pillow is tried.
 - **Before any pixel is decoded**: a regular file (a FIFO or device is never opened), not empty, at
-  most `MAX_FILE_BYTES`; by its header at most `MAX_PIXELS` and sides of at most `MAX_SIDE_RATIO`.
+  most `MAX_FILE_BYTES`; by its header at most `MAX_PIXELS` and sides of at most `MAX_SIDE_RATIO`;
+  a JPEG of at most `jpeg.MAX_SCANS` scans.
 - **Orientation**: EXIF orientation is applied, or ignored with `exif="ignore"` (torchvision's
   loader ignores it, so ImageNet numbers are compared that way).
 - **Animations and multi-page files**: the first frame.
@@ -209,6 +210,7 @@ def policy(exif: Literal["apply", "ignore"] = "apply", draft: bool = False) -> d
         "max_file_bytes": MAX_FILE_BYTES,
         "max_pixels": MAX_PIXELS,
         "max_side_ratio": MAX_SIDE_RATIO,
+        "max_jpeg_scans": jpeg.MAX_SCANS,
         "files": "regular",
         "orientation": "from EXIF" if exif == "apply" else "as stored",
         "frames": "first",

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["Incomplete", "complete"]
 
 SOI = b"\xff\xd8"
+MAX_SCANS = 100  # encoders write about ten; each costs a pass over all pixels, and 30 bytes
 _EOI, _SOS = 0xD9, 0xDA
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # other codes there are tables
 _ARITHMETIC = {*range(0xC9, 0xD0)}
@@ -54,6 +55,8 @@ def complete(data: bytes) -> bytes:
                 components = {body[6 + 3 * i]: [None] * 64 for i in range(body[5])}
             elif marker == _SOS:
                 scans += 1
+                if scans > MAX_SCANS:
+                    raise Incomplete(f"JPEG of more than {MAX_SCANS} scans")
                 count = body[0]
                 first, last, bits = body[1 + 2 * count : 4 + 2 * count]
                 for i in range(count):

@@ -193,6 +193,8 @@ def jpegs() -> Iterator[Case]:
     yield Case("two-bytes.jpg", plain[:2], "not an image|cannot be decoded")
     slow = encode(SMOOTH, "JPEG", progressive=True)
     last = slow.rindex(b"\xff\xda")
+    many = slow[:-2] + slow[last:-2] * 100 + slow[-2:]
+    yield Case("scan-bomb.jpg", many, "more than 100 scans")
     yield Case("progressive-cut.jpg", slow[:last] + b"\xff\xd9", "ends after")
     frame = plain.index(b"\xff\xc0")
 
