@@ -129,8 +129,9 @@ class Mirror:
                 artifact_uri=client.get_run(run_id).info.artifact_uri,
             )
         directory = local_directory(self._spool.facts["artifact_uri"])
+        home = Path(self._plan.home).resolve()  # the same place may have two names
         own = self._plan.spec.tracking.uri is None
-        if directory is not None and own and not directory.is_relative_to(self._plan.home):
+        if directory is not None and own and not directory.parent.resolve().is_relative_to(home):
             self._warn(
                 f"tracking: MLflow looks for the artifacts of {self._experiment} in "
                 f"{directory.parent.parent}, where the runs were kept before; those of this run "
