@@ -81,7 +81,7 @@ class Attempts:
                 if ending is not None:
                     return ending
         finally:
-            self._leave()
+            self._leave(wait=False)  # the cluster, or this process's part in it, ends now
 
     def _attempt(self, failures: list[policy.Failure]) -> Ending | None:
         """One attempt; how the run ended, or None where it goes on."""
@@ -139,9 +139,9 @@ class Attempts:
     def _step(self, number: int) -> int | None:
         return next((a.last_step for a in self.run_dir.attempts() if a.number == number), None)
 
-    def _leave(self) -> None:
+    def _leave(self, wait: bool = True) -> None:
         if self._group is not None:
-            self._group.close()
+            self._group.close(wait)
             self._group = None
 
     # -- room -----------------------------------------------------------------------------------

@@ -105,20 +105,8 @@ class EventLog:
         return {key: sorted(points) for key, points in found.items()}
 
     def metric_events(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Metric events with the offset behind each, holding every (key, step) once.
-
-        Steps that a restart ran again give the same numbers, so the first value of a step stays.
-        What a worker of attempt n still wrote after attempt n + 1 had begun is not counted.
-        """
-        seen: set[tuple[str, int]] = set()
-        for offset, event in self.fenced_events():
-            if event["kind"] != "metrics":
-                continue
-            step = event["step"]
-            new = {key: v for key, v in event["values"].items() if (key, step) not in seen}
-            seen.update((key, step) for key in new)
-            if new:
-                yield offset, {**event, "values": new}
+        """Metric events with the offset behind each, holding every (key, step) once."""
+        return MetricReader(self).new()
 
     def fenced_events(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """`events()` without those of workers that outlived their attempt."""
@@ -149,3 +137,30 @@ class EventLog:
                 attempt.first_step = step if first is None else min(step, first)
                 attempt.last_step = step if last is None else max(step, last)
         return [found[number] for number in sorted(found)]
+
+
+class MetricReader:
+    """Metric events as they come, every (key, step) once: each `new` reads on from the last.
+
+    Steps that a restart ran again give the same numbers, so the first value of a step stays. What a
+    worker of attempt n still wrote after attempt n + 1 had begun is not counted.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._offset = self._attempt = 0
+        self._seen: set[tuple[str, int]] = set()
+
+    def new(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """What was written since the last call, each with the offset behind it."""
+        for offset, event in self._log.events(self._offset):
+            self._offset = offset
+            if event["kind"] == "attempt":
+                self._attempt = max(self._attempt, event["number"])
+            if event["kind"] != "metrics" or event["attempt"] < self._attempt:
+                continue
+            step = event["step"]
+            new = {key: v for key, v in event["values"].items() if (key, step) not in self._seen}
+            self._seen.update((key, step) for key in new)
+            if new:
+                yield offset, {**event, "values": new}

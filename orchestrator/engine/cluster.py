@@ -50,7 +50,8 @@ def connect(
     if batch:
         # Ray Data's actors make the core print a long "error" that is none, on the terminal.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # How soon a lost place is seen; a rank that ends is told of by its place.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     # Places are taken on nodes that have them: what is not there at once has been lost meanwhile.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")

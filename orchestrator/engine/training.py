@@ -160,10 +160,10 @@ class WorkerGroup:
         """Whether another attempt can run in the same places."""
         return self.alive and not self._lost
 
-    def close(self) -> None:
+    def close(self, wait: bool = True) -> None:
         """Give the places back. Where a machine is gone, Ray takes longer than this waits."""
         self._orders.leave()
-        self._thread.join(_LEAVE_S)
+        self._thread.join(_LEAVE_S if wait else 0)
 
     def ask_to_leave(self) -> None:
         """Have the ranks save and return, as at a stop."""

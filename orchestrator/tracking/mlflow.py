@@ -22,6 +22,7 @@ from orchestrator.tracking.spool import Point, Spool
 # from sending the same one for ever (measured: 1000 points and 3 s never ended, 200 and 30 s did).
 BATCH_POINTS = 200
 POLL_S = 1.0
+QUIET_START_S = 15.0
 LONGEST_PAUSE_S = 15.0
 REQUEST_LIMIT_S = 30
 FINISH_LIMIT_S = 60.0
@@ -72,6 +73,10 @@ class Mirror:
         return self._spool.pending()
 
     def _loop(self) -> None:
+        # Loading MLflow takes seconds of a core, which the start of the workers needs more.
+        end = time.monotonic() + QUIET_START_S
+        while not self._wake.wait(POLL_S) and time.monotonic() < end and not self._spool.pending():
+            pass
         pause = POLL_S
         while True:
             self._wake.wait(pause)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.events import MetricReader
 from orchestrator.store import RunDir, atomic_write_json
 
 
@@ -32,6 +33,8 @@ class Spool:
     def __init__(self, run_dir: RunDir) -> None:
         self._run_dir = run_dir
         self._path: Path = run_dir.path / "tracking.json"
+        self._reader = MetricReader(run_dir)
+        self._unsent: list[tuple[int, list[Point]]] = []  # by event, with the offset behind it
         self.facts: dict[str, Any] = {"offset": 0}
         if self._path.exists():
             self.facts |= json.loads(self._path.read_text())
@@ -43,16 +46,16 @@ class Spool:
 
     def batches(self, size: int) -> Iterator[tuple[int, list[Point]]]:
         """Unsent points in lists of at most about `size`, each with the offset to `acknowledge`."""
+        for offset, event in self._reader.new():
+            if offset > self.facts["offset"]:
+                self._unsent.append((offset, _points(event)))
         batch: list[Point] = []
-        end = int(self.facts["offset"])
-        for offset, event in self._run_dir.metric_events():
-            if offset <= self.facts["offset"]:
-                continue
-            values = event["values"]
-            if len(batch) + len(values) > size and batch:
+        end = 0
+        for offset, points in list(self._unsent):
+            if len(batch) + len(points) > size and batch:
                 yield end, batch
                 batch = []
-            batch += [Point(k, v, event["t"], event["step"]) for k, v in values.items()]
+            batch += points
             end = offset
         if batch:
             yield end, batch
@@ -60,7 +63,16 @@ class Spool:
     def acknowledge(self, offset: int) -> None:
         """The tracker holds everything up to `offset`."""
         self.remember(offset=offset)
+        self._unsent = [(end, points) for end, points in self._unsent if end > offset]
 
     def pending(self) -> int:
         """Points the tracker does not hold yet."""
-        return sum(len(batch) for _, batch in self.batches(1000))
+        return sum(
+            len(event["values"])
+            for offset, event in self._run_dir.metric_events()
+            if offset > self.facts["offset"]
+        )
+
+
+def _points(event: dict[str, Any]) -> list[Point]:
+    return [Point(key, value, event["t"], event["step"]) for key, value in event["values"].items()]

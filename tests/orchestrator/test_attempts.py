@@ -61,7 +61,7 @@ class Group:
     def ask_to_leave(self) -> None:
         self.left.append(self.attempt)
 
-    def close(self) -> None:
+    def close(self, wait: bool = True) -> None:
         self.usable = False
 
 
