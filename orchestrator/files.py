@@ -35,6 +35,7 @@ _LOOK_EVERY_S = 0.5
 # through it, a tenth is left (benchmarks/checkpoint.py). The buffer is a multiple of any block.
 DIRECT_FROM_BYTES = 1 << 24
 _BUFFER_BYTES = 1 << 22
+_NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)  # how a file system without it answers
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -89,7 +90,7 @@ def _write_direct(path: Path, parts: list[bytes | memoryview]) -> dict[str, Any]
     try:
         descriptor = os.open(path, flags | os.O_DIRECT, 0o644)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # how a file system without it answers
+        if error.errno not in _NO_DIRECT:
             raise
         descriptor = os.open(path, flags, 0o644)
     try:
@@ -121,7 +122,7 @@ def _write_all(descriptor: int, data: memoryview) -> None:
             data = data[os.write(descriptor, data) :]
         except OSError as error:
             # A block is larger than thought, or a short write left an odd place.
-            if error.errno != errno.EINVAL or not _through_the_cache(descriptor):
+            if error.errno not in _NO_DIRECT or not _through_the_cache(descriptor):
                 raise
 
 

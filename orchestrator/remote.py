@@ -25,7 +25,7 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.S)
 # What another try will not cure, in the words of the stores, and what does.
 _REFUSALS = (
     (
-        r"ACCESS_DENIED|AccessDenied|Forbidden|INVALID_ACCESS_KEY|SIGNATURE|credential",
+        r"ACCESS_DENIED|AccessDenied|Forbidden|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|[Cc]redential",
         "give this process credentials for the bucket (for s3: AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or a role of the machine), on every node",
     ),
