@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import signal
@@ -369,8 +370,13 @@ class _Driver:
         upto = f" to {resources.max_workers}" if resources.elastic else ""
         self.console.say(f"starting {workers}{upto} workers on {where}")
         batch = self.plan.engine == "batch"
+
+        def load() -> None:
+            """Import what is needed once the cluster is there."""
+            importlib.import_module(f"orchestrator.engine.{'batch' if batch else 'training'}")
+
         with (
-            cluster.connect(self.plan.address, cpus, batch=batch) as total,
+            cluster.connect(self.plan.address, cpus, batch=batch, meanwhile=load) as total,
             self.signals(),
         ):
             # A run that goes on may wait for a node that it had.

@@ -6,7 +6,8 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,16 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 @contextmanager
 def connect(
-    address: str | None, threads: int, *, batch: bool = False
+    address: str | None,
+    threads: int,
+    *,
+    batch: bool = False,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Mapping[str, float]]:
     """Connect to the cluster at `address`, or start an embedded one, and give its total resources.
 
-    The embedded cluster ends with the block. Raises BackendUnavailable (exit 3) where there is
-    no cluster at `address`.
+    The embedded cluster ends with the block; `meanwhile` is done while it starts. Raises
+    BackendUnavailable (exit 3) where there is no cluster at `address`.
     """
     # Read by Ray at import: our own logs name the rank, so Ray need not repeat them.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -71,6 +76,8 @@ def connect(
     if address is None:
         # A process per attempt that looks for nodes about to go; this one is here as long as we.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # Workers for tasks without our environment, of which there are none.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         options |= {
             "address": "local",
             "num_cpus": int(local_resources()["CPU"]),
@@ -82,6 +89,8 @@ def connect(
     # The one voice that log_to_driver=False leaves on. What it says of a dead worker, in ten lines,
     # the run says in one.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    beside = threading.Thread(target=meanwhile, name="meanwhile", daemon=True)
+    beside.start()
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
@@ -90,6 +99,7 @@ def connect(
             f"{where}: could not be reached: {_first_line(error)}; expected a running cluster. "
             "Hint: `ray status` tells whether one is up; leave out the address to start one here."
         ) from error
+    beside.join()
     try:
         yield dict(ray.cluster_resources())
     finally:
