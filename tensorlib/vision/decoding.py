@@ -120,7 +120,8 @@ class DecoderPool:
         self.recipe = Recipe(
             preset.mode, preset.resize_size, preset.crop_size, preset.interpolation, exif, draft
         )
-        self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
+        self.processes, self.timeout_s, self.memory_bytes = processes, timeout_s, memory_bytes
+        self._owner = os.getpid()
         self._lock, self._closed = threading.Lock(), False
         self._selector = selectors.DefaultSelector()
         self._processes: list[_Process] = []
@@ -131,9 +132,9 @@ class DecoderPool:
         """The decoding policy with the limits of this pool, as a record for reports."""
         return {
             **image.policy(self.recipe.exif, self.recipe.draft),
-            "processes": len(self._processes),
-            "timeout_s": self.timeout_s if self._processes else None,
-            "memory_bytes": self.memory_bytes if self._processes else None,
+            "processes": self.processes,
+            "timeout_s": self.timeout_s if self.processes else None,
+            "memory_bytes": self.memory_bytes if self.processes else None,
         }
 
     def decode(self, files: Sequence[Source]) -> Decodings:
@@ -142,7 +143,7 @@ class DecoderPool:
         with self._lock:
             if self._closed:
                 raise DecoderError("DecoderPool: decode after close; expected an open pool")
-            if not self._processes:
+            if not self.processes:
                 for i, source in enumerate(files):
                     self._here(i, source, result)
                 return result
@@ -246,7 +247,8 @@ class DecoderPool:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_processes", None):
+        # a fork of this process has the sockets too, and no business to end their use
+        if getattr(self, "_processes", None) and self._owner == os.getpid():
             self.close()
 
 

@@ -292,6 +292,21 @@ def _runs(pid):
         return False
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_leaves_them_to_its_parent():
+    pool = DecoderPool(PRESET, 1)
+    pool.decode([encoded()])
+    child = os.fork()
+    if not child:
+        del pool
+        os._exit(0)
+    os.waitpid(child, 0)
+    process = pool._processes[0].process
+    assert pool.decode([encoded()]).errors == [None]
+    assert pool._processes[0].process is process
+    pool.close()
+
+
 def test_a_decoder_process_is_light(pool):
     pool.decode([encoded()])
     with open(f"/proc/{pool._processes[0].process.pid}/maps") as maps:
