@@ -14,13 +14,13 @@ from jobs.config import Part
 from jobs.data import digits
 from tensorlib.utils.data import Dataset, TensorDataset
 from tensorlib.vision.datasets import FashionMNIST, ImageFolder
+from tensorlib.vision.resizing import to_array
 from tensorlib.vision.transforms import (
     Compose,
     ImageClassification,
     RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
-    to_array,
 )
 
 FASHION_MNIST_ROOT = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
