@@ -149,8 +149,9 @@ def broadcast_tensors(tensors: list[Tensor], group: Communicator) -> None:
     by_dtype: dict[np.dtype[Any], list[Tensor]] = {}
     for tensor in tensors:
         by_dtype.setdefault(tensor.array.dtype, []).append(tensor)
-    for dtype, members in by_dtype.items():
-        flat = np.empty(sum(tensor.array.size for tensor in members), dtype)
+    for members in by_dtype.values():
+        size = sum(tensor.array.size for tensor in members)
+        flat = np.empty_like(members[0].array, order="C", shape=size)
         if group.rank == 0:
             np.concatenate([tensor.array.reshape(-1) for tensor in members], out=flat)
         group.broadcast(flat)
@@ -167,7 +168,9 @@ def broadcast_tensors(tensors: list[Tensor], group: Communicator) -> None:
 def _laid_out(flat: np.ndarray, like: np.ndarray) -> np.ndarray:
     """`flat` in the shape and memory layout of a gradient of `like`."""
     strides = np.empty_like(like).strides
-    return np.lib.stride_tricks.as_strided(flat, like.shape, strides)
+    order = sorted(range(like.ndim), key=lambda axis: -strides[axis])
+    dense = flat.reshape([like.shape[axis] for axis in order])
+    return dense.transpose([order.index(axis) for axis in range(like.ndim)])
 
 
 def _grouped(parameters: list[Parameter], cap_bytes: int) -> list[list[tuple[int, Parameter]]]:
