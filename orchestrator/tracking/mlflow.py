@@ -26,7 +26,7 @@ QUIET_START_S = 15.0
 LONGEST_PAUSE_S = 15.0
 REQUEST_LIMIT_S = 30
 FINISH_LIMIT_S = 60.0
-UNSEEN_LIMIT_S = 3.0
+UNSEEN_TRIES = 3
 _DIGEST_CHARACTERS = 36  # of a data set's digest, MLflow's limit
 
 MLFLOW_STATUS = {
@@ -65,11 +65,9 @@ class Mirror:
         """
         if self._plan.spec.tracking.when == "later":
             return 0
-        # A tracker that never answered gets one more chance; one that did may be restarting.
-        patience_s = UNSEEN_LIMIT_S if self._told and self._client is None else FINISH_LIMIT_S
-        self._finish = (status, time.monotonic() + (limit_s or patience_s))
+        self._finish = (status, time.monotonic() + (limit_s or FINISH_LIMIT_S))
         self._wake.set()
-        self._thread.join(limit_s or patience_s + REQUEST_LIMIT_S)
+        self._thread.join(limit_s or FINISH_LIMIT_S + REQUEST_LIMIT_S)
         return self._spool.pending()
 
     def _loop(self) -> None:
@@ -77,7 +75,7 @@ class Mirror:
         end = time.monotonic() + QUIET_START_S
         while not self._wake.wait(POLL_S) and time.monotonic() < end and not self._spool.pending():
             pass
-        pause = POLL_S
+        pause, failures = POLL_S, 0
         while True:
             self._wake.wait(pause)
             ending = self._finish
@@ -89,9 +87,12 @@ class Mirror:
                 pause = POLL_S
             except Exception as error:
                 self._tell(error)
+                failures += 1
                 pause = min(pause * 2, LONGEST_PAUSE_S)
                 if ending is not None:
-                    if time.monotonic() >= ending[1]:
+                    # One that answered before may be restarting.
+                    unseen = self._client is None and failures >= UNSEEN_TRIES
+                    if unseen or time.monotonic() >= ending[1]:
                         return
                     time.sleep(POLL_S)
 
