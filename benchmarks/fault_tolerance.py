@@ -4,7 +4,8 @@
 
 - steps: the same training in one process with everything on (metrics into the run directory and
   MLflow, signs of life, looks for a stop, a checkpoint with checksums every 50 steps) and with all
-  of it off, by turns. As on a cluster, a process beside it reads along and copies to MLflow.
+  of it off, step by step in turns; and what the process beside it uses that reads along and copies
+  to MLflow, as the driver of a run does.
 - start: from the command to the end of the first step, two workers, `orchestrator run` beside Ray
   Train's TorchTrainer with DDP (gloo) on the same small network; each starts its own Ray.
 - back: from a worker's SIGKILL to the next step that the run had not done before.
@@ -29,7 +30,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -87,35 +87,45 @@ def steps(rounds: int, count: int) -> None:
         def loss(self, model: Any, batch: Any, where: Any) -> Any:
             return F.cross_entropy(model(batch[0]), batch[1], reduction="sum"), ()
 
-    times: dict[bool, list[float]] = {True: [], False: []}
+    def one(made: training.Training, batch: Any) -> float:
+        """A turn of the loop in `Training.train_epoch`."""
+        began, progress = time.perf_counter(), made.progress
+        made.train_step(batch, BATCH)
+        made.ctx.metrics.progress(progress.samples, made.samples, "samples", epoch=1)
+        if made.ctx.checkpoint.due(progress.step):
+            made.save()
+        return time.perf_counter() - began
 
-    def train(context: Any, on: bool) -> None:
-        class Timed(training.Training):
-            def train_epoch(self) -> bool:
-                self.at = time.perf_counter()
-                return super().train_epoch()
-
-            def train_step(self, batch: Any, size: int) -> bool:
-                # From one step's beginning to the next one's: saving is between them.
-                now = time.perf_counter()
-                times[on].append(now - self.at)
-                self.at = now
-                return super().train_step(batch, size)
-
-        config = TrainingConfig(epochs=1, batch_size=BATCH)
-        with mock.patch.object(training, "Training", Timed):
-            training.train(config, context, Task)
-
+    config = TrainingConfig(epochs=1, batch_size=BATCH)
+    times: dict[str, list[float]] = {"on": [], "off": []}
+    busy, wall = 0.0, 0.0
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as home, context(home) as on:
-            train(on, True)
-        train(Off(), False)
+        with tempfile.TemporaryDirectory() as home, context(home) as (ctx, driver):
+            sides = {
+                name: training.Training(config, side, Task())
+                for name, side in (("on", ctx), ("off", Off()))
+            }
+            before, began = cpu_s(driver), time.perf_counter()
+            loaders = [iter(side.loader) for side in sides.values()]
+            for number, batches in enumerate(zip(*loaders, strict=True)):
+                turn = list(zip(sides.items(), batches, strict=True))
+                for (name, side), batch in turn if number % 2 else reversed(turn):
+                    times[name].append(one(side, batch))
+            busy, wall = busy + cpu_s(driver) - before, wall + time.perf_counter() - began
     averages = {"median": statistics.median, "mean, with saves": statistics.fmean}
     for name, average in averages.items():
         # Without the slowest hundredth, which other programs cause.
-        on, off = (average(sorted(times[key])[: -len(times[key]) // 100]) for key in (True, False))
-        cost = f"{on / off - 1:+.1%}"
+        on, off = (average(sorted(kept)[: -len(kept) // 100]) for kept in times.values())
+        cost = f"{on / off - 1:+.2%}"
         print(f"a step, {name:<17} on {on * 1e3:7.2f} ms   off {off * 1e3:7.2f} ms   {cost}")
+    share = busy / wall / len(os.sched_getaffinity(0))
+    print(f"the driver beside it: {share:.1%} of the cores of this machine")
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """Seconds of a core that a process has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 DRIVER = """
@@ -136,7 +146,7 @@ while not (run_dir.path / "over").exists():
 
 
 @contextlib.contextmanager
-def context(home: str) -> Iterator[Any]:
+def context(home: str) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
     """The context of a rank, and a driver beside it that does what drivers do."""
     from orchestrator import config, plan
     from orchestrator.context import JobContext
@@ -150,11 +160,12 @@ def context(home: str) -> Iterator[Any]:
     planned = plan.plan(config.load(spec), home=home)
     run_dir = RunDir.create(planned)
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(run_dir.path)], cwd=ROOT)
+    opened = JobContext.open(planned, run_dir, attempt=1, rank=0, world_size=1, local_rank=0)
+    opened.metrics.log({"train/loss": 1.0}, step=0)
     while run_dir.status().tracking is None:
         time.sleep(0.1)
-    opened = JobContext.open(planned, run_dir, attempt=1, rank=0, world_size=1, local_rank=0)
     try:
-        yield opened
+        yield opened, driver
     finally:
         opened.close()
         (run_dir.path / "over").touch()
