@@ -95,7 +95,15 @@ def _in_child(work: Callable[[threading.Event], None], plan: RunPlan, console: T
                 raise KeyboardInterrupt
             raise OrchestratorError(f"{plan.run_id}: the process that makes it ended with {how}.")
         if fate.code:
-            _settle(run_dir, None if signals else f"the process that drove it ended with {how}")
+            lost = None if signals else f"the process that drove it ended with {how}"
+            try:
+                _settle(run_dir, lost)
+            except OSError as error:
+                raise OrchestratorError(
+                    f"{run_dir.path}: cannot be written: {error.strerror}, so that how the run "
+                    f"ended ({lost or 'stopped'}) is not noted there. Hint: orchestrator resume "
+                    f"{plan.run_id} once it can"
+                ) from error
     return Run(run_dir)
 
 
