@@ -17,6 +17,7 @@ from tensorlib.kernels.convolution import Pads, Sizes
 from tensorlib.kernels.cpu import address, blocks, empty, scratch
 from tensorlib.kernels.cpu.convolution import (
     GAP,
+    INFINITY,
     Geometry,
     Lines,
     _as_image,
@@ -98,13 +99,20 @@ def winograd_input_grad(
 def depthwise_input_grad(
     grad: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, groups: int
 ) -> Any:
-    """For each input position the taps that saw it."""
+    """A convolution with rotated weights; for strides the taps that saw each input position."""
     g = _of_gradient(grad.shape, w.shape, shape, stride, padding, dilation, groups)
     out = empty((g.images, g.height, g.width, g.channels))
     image, taps = channels_last(_as_image(grad)), _taps(w)
-    _depthwise.backward(
-        g.images * g.height, address(image), address(taps), address(out), g.channels, *g.window
-    )
+    if g.stride == (1, 1):
+        taps, turned = np.ascontiguousarray(taps[::-1]), _rotated(g)
+        _depthwise.convolve(
+            g.images * g.height, address(image), address(taps), address(out), 0, -INFINITY,
+            INFINITY, g.channels, *turned.window,
+        )  # fmt: skip
+    else:
+        _depthwise.backward(
+            g.images * g.height, address(image), address(taps), address(out), g.channels, *g.window
+        )
     return _result(out, _innermost(grad, w), grad.ndim)
 
 

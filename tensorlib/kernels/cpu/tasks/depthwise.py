@@ -35,6 +35,23 @@ def inside(start, taps, dilation, size):
     return min(first, taps), max(last, min(first, taps))
 
 
+@inner
+def seen(place, taps, dilation, stride, size):
+    """Which taps saw a place (counted with the padding before it): the first, from one to the next,
+    how many; the output that the first one saw it for, and how much before it the next ones.
+    """
+    first, step, count, output = 0, 1, 0, 0
+    for tap in range(taps):
+        at = place - tap * dilation
+        if at >= 0 and at % stride == 0 and at // stride < size:
+            if count == 0:
+                first, output = tap, at // stride
+            elif count == 1:
+                step = tap - first
+            count += 1
+    return first, step, count, output, step * dilation // stride
+
+
 @task
 def convolve(
     block,
@@ -141,23 +158,27 @@ def backward(
     """One row of the input gradient [images, h, w, c] of `convolve`."""
     image = block // h
     y = block - image * h
+    top, down, rows, i, up = seen(y + ph, kh, dh, sh, oh)
     for z in range(w):
         target = out + ((image * h + y) * w + z) * c * 4
+        left, across, columns, j, back = seen(z + pw, kw, dw, sw, ow)
         for k in range(0, c, LANES):
-            left = c - k
+            rest = c - k
             total = splat(0.0)
-            for a in range(kh):
-                i = y + ph - a * dh
-                if i < 0 or i % sh != 0 or i // sh >= oh:
-                    continue
-                for b in range(kw):
-                    j = z + pw - b * dw
-                    if j < 0 or j % sw != 0 or j // sw >= ow:
-                        continue
-                    at = grad + (((image * oh + i // sh) * ow + j // sw) * c + k) * 4
-                    factor = packed + ((a * kw + b) * c + k) * 4
-                    total = fma(load_part(at, left), load_part(factor, left), total)
-            store_part(target + 4 * k, total, left)
+            for n in range(rows):
+                at = grad + (((image * oh + i - n * up) * ow + j) * c + k) * 4
+                factor = packed + (((top + n * down) * kw + left) * c + k) * 4
+                if rest >= LANES:
+                    for _ in range(columns):
+                        total = fma(load(at), load(factor), total)
+                        at -= back * c * 4
+                        factor += across * c * 4
+                else:
+                    for _ in range(columns):
+                        total = fma(load_part(at, rest), load_part(factor, rest), total)
+                        at -= back * c * 4
+                        factor += across * c * 4
+            store_part(target + 4 * k, total, rest)
 
 
 @task
@@ -183,23 +204,42 @@ def weight_sums(
     dh: i64,
     dw: i64,
 ):
-    """sums[block, taps, c]: the weight gradient of `step` rows of outputs."""
+    """sums[block, taps, c]: the weight gradient of `step` rows of outputs.
+
+    Three taps of a row at a time share what is loaded of the gradient.
+    """
     for a in range(kh):
-        for b in range(kw):
+        for b in range(0, kw, 3):
             for k in range(0, c, LANES):
-                left = c - k
-                total = splat(0.0)
+                rest = c - k
+                one = two = three = splat(0.0)
                 for row in range(block * step, min(block * step + step, rows)):
                     image = row // oh
-                    i = row - image * oh
-                    u = i * sh - ph + a * dh
+                    u = (row - image * oh) * sh - ph + a * dh
                     if u < 0 or u >= h:
                         continue
+                    line = x + (image * h + u) * w * c * 4 + 4 * k
                     for j in range(ow):
                         v = j * sw - pw + b * dw
-                        if v < 0 or v >= w:
-                            continue
-                        at = x + (((image * h + u) * w + v) * c + k) * 4
                         back = grad + ((row * ow + j) * c + k) * 4
-                        total = fma(load_part(at, left), load_part(back, left), total)
-                store_part(sums + (((block * kh + a) * kw + b) * c + k) * 4, total, left)
+                        if rest >= LANES and v >= 0 and v + 2 * dw < w and b + 3 <= kw:
+                            at, factor = line + v * c * 4, load(back)
+                            one = fma(load(at), factor, one)
+                            two = fma(load(at + dw * c * 4), factor, two)
+                            three = fma(load(at + 2 * dw * c * 4), factor, three)
+                            continue
+                        factor = load_part(back, rest)
+                        if v >= 0 and v < w:
+                            one = fma(load_part(line + v * c * 4, rest), factor, one)
+                        v += dw
+                        if v >= 0 and v < w and b + 1 < kw:
+                            two = fma(load_part(line + v * c * 4, rest), factor, two)
+                        v += dw
+                        if v >= 0 and v < w and b + 2 < kw:
+                            three = fma(load_part(line + v * c * 4, rest), factor, three)
+                target = sums + (((block * kh + a) * kw + b) * c + k) * 4
+                store_part(target, one, rest)
+                if b + 1 < kw:
+                    store_part(target + 4 * c, two, rest)
+                if b + 2 < kw:
+                    store_part(target + 8 * c, three, rest)
