@@ -48,7 +48,9 @@ def classify(
     ],
     weights: Annotated[
         str | None,
-        typer.Option(help="FILE.pth, a checkpoint directory, run:/ID or run:/latest (default)."),
+        typer.Option(
+            help="run:/ID, run:/latest (default), FILE.pth, a URI, mlflow:models:/NAME@ALIAS."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A model's name, such as resnet50; a run knows its own.")
@@ -162,7 +164,8 @@ def _weights(weights: str | None, model: str | None) -> str | None:
         weights = "run:/latest"
     if weights.startswith("run:/"):
         return f"run:/{resolve_run(default_home(), weights).run_id}"
-    return weights if "://" in weights else str(Path(weights).absolute())
+    named = "://" in weights or weights.startswith("mlflow:")
+    return weights if named else str(Path(weights).absolute())
 
 
 def counts(run: Run, result: dict[str, Any]) -> list[str]:
