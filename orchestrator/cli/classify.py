@@ -80,7 +80,8 @@ def classify(
         bool, typer.Option("--local", help="In one process without Ray, as for a single image.")
     ] = False,
     workers: Annotated[
-        str | None, typer.Option(help="Processes that classify, or a range such as 1-4.")
+        str | None,
+        typer.Option(help="Processes that classify (default: a CPU each), or a range, 1-4."),
     ] = None,
     cpus: Annotated[int | None, typer.Option(help="CPUs, and threads, of each of them.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
@@ -122,8 +123,11 @@ def classify(
             "expected one of the two"
         )
     resources = {"workers": _range(workers), "cpus_per_worker": cpus}
+    here = int(local_resources()["CPU"])
     if params["local"] and cpus is None:
-        resources["cpus_per_worker"] = int(local_resources()["CPU"])
+        resources["cpus_per_worker"] = here
+    elif workers is None and address is None and not params["local"]:
+        resources["workers"] = max(here // (cpus or 1), 1)
     spec = {
         "version": 1,
         "name": name,
