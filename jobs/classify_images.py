@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +27,9 @@ from jobs.ahead import Ahead
 from jobs.inputs import InputsConfig, write_manifest
 from jobs.predictor import Predictor
 from jobs.reading import read_input
-from jobs.summary import summarize
 from jobs.weights import Weights, load, resolve
 from orchestrator.errors import UsageError
-from orchestrator.parts import Format
+from orchestrator.parts import Format, Manifest, Parts
 from tensorlib.vision.decoding import DecoderPool
 from tensorlib.vision.image import ImageError
 
@@ -244,6 +243,13 @@ class Worker:
         if self.config.truth:
             columns["truth"] = rows["truth"]
         return pa.table(columns)
+
+
+def summarize(config: Config, parts: Parts, manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """Write what the whole table says into `folder`; gives metrics."""
+    from jobs import summary  # workers have no use for it
+
+    return summary.summarize(config, parts, manifest, folder)
 
 
 if __name__ == "__main__":
