@@ -247,3 +247,36 @@ def test_n3_hostile_and_odd_files_get_their_verdicts_in_less_than_a_gibibyte(
             assert row["rotated"] == case.rotated, case.name
         else:
             assert re.search(case.refused, row["error"]), (case.name, row["error"])
+
+
+def test_a_registered_model_classifies_and_its_run_is_tracked(
+    home: Path, digits: dict[str, Any], digit_images: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(digits["tracking"]["uri"])
+    run_id = digits["tracking"]["run_id"]
+    client.create_registered_model("digits")
+    source = f"{client.get_run(run_id).info.artifact_uri}/checkpoints/{10 * 23:08d}"
+    version = client.create_model_version("digits", source, run_id)
+    client.set_registered_model_alias("digits", "best", version.version)
+    weights = ("--weights", "mlflow:models:/digits@best")
+    done = cli(home, "classify", digit_images, "--local", *weights, "--json")
+    assert done.returncode == 0, done.stderr
+    result = result_of(done)
+    assert result["ok"] == 360
+    plan = json.loads((Path(result["run_dir"]) / "plan.json").read_text())
+    assert plan["config"]["weights"] == "mlflow:models:/digits/1"
+    assert cli(home, "sync", result["run_id"]).returncode == 0
+    run = client.search_runs(
+        [client.get_experiment_by_name("classify").experiment_id],
+        f"tags.`orchestrator.run_id` = '{result['run_id']}'",
+    )[0]
+    assert run.data.metrics["ok"] == 360
+    (data,) = run.inputs.dataset_inputs
+    manifest = json.loads((Path(result["run_dir"]) / "report.json").read_text())["data"]["sha256"]
+    assert manifest.startswith(data.dataset.digest)
+    assert client.list_artifacts(run.info.run_id, "predictions")
+    missing = cli(home, "classify", digit_images, "--local", "--weights", "mlflow:models:/digits/7")
+    assert missing.returncode == 2
+    assert "expected a registered model" in missing.stderr
