@@ -9,11 +9,11 @@ import numpy as np
 
 from tensorlib.inference.lowering import Lowered, NotLowered, Space, lowering
 from tensorlib.inference.templates import Pack, Ref, size_at
-from tensorlib.kernels.cpu import Tasks, address, image
+from tensorlib.kernels.cpu import NOTHING, Tasks, address, image
 from tensorlib.kernels.cpu import convolution as conv
 
 _direct, _winograd, _each = Tasks("convolution"), Tasks("winograd"), Tasks("depthwise")
-_image = Tasks("image")
+_image, _lines = Tasks("image"), Tasks("lines")
 INFINITY = float("inf")
 
 
@@ -34,7 +34,7 @@ class _Linear(Lowered):
     def delta(self, space: Space) -> Any:
         """Bytes from an output to what is added to it, 0 where that is its own place."""
         if self.residual is None:
-            return conv.NOTHING
+            return NOTHING
         return space.at(self.residual) - space.at(self.output)
 
 
@@ -172,7 +172,7 @@ class Convolution(_Linear):
             )  # fmt: skip
         count, length = conv.line_blocks(g)
         space.add(
-            _direct, "convolve_lines", count, frame, address(self.packed), space.at(self.output),
+            _lines, "convolve", count, frame, address(self.packed), space.at(self.output),
             _where(self.added), *self.limits, *conv.line_arguments(g, lines, length),
         )  # fmt: skip
 

@@ -27,7 +27,20 @@ from tensorlib.kernels import Unsupported
 from tensorlib.kernels.cpu import host
 from tensorlib.kernels.cpu.memory import address, empty
 
-__all__ = ["Tasks", "address", "blocks", "dense", "empty", "runtime", "scratch", "single", "worth"]
+__all__ = [
+    "NOTHING",
+    "Tasks",
+    "address",
+    "blocks",
+    "dense",
+    "empty",
+    "runtime",
+    "scratch",
+    "single",
+    "worth",
+]
+
+NOTHING = 1  # bytes to what is added to a result, where nothing is: no distance of two numbers
 
 _SINGLE = np.dtype(np.float32)
 _runtime: Any = None

@@ -15,14 +15,24 @@ import numpy as np
 
 from tensorlib.kernels import convolution as reference
 from tensorlib.kernels.convolution import Pads, Sizes, channels_first
-from tensorlib.kernels.cpu import Tasks, address, blocks, empty, runtime, scratch, single, worth
+from tensorlib.kernels.cpu import (
+    NOTHING,
+    Tasks,
+    address,
+    blocks,
+    empty,
+    runtime,
+    scratch,
+    single,
+    worth,
+)
 from tensorlib.kernels.packed import reused
 from tensorlib.ops.strides import is_channels_last
 
 __all__ = ["Geometry"]
 
 _direct, _winograd, _gemm = Tasks("convolution"), Tasks("winograd"), Tasks("gemm")
-_depthwise = Tasks("depthwise")
+_depthwise, _lines = Tasks("depthwise"), Tasks("lines")
 
 # Multiply-adds from which a compiled body is worth its call. Below, NumPy's sums also round as
 # PyTorch's do, to the last bit more often than not: loss curves of small models coincide.
@@ -30,7 +40,6 @@ LEAST = 1 << 19
 TILES = 12  # 2x2 outputs that Winograd's passes take at a time, for few channels
 GAP = 16  # numbers between gathered rows or tiles, so that they do not share cache sets
 INFINITY = float("inf")
-NOTHING = 1  # `gemm.NOTHING`, which only compiled code imports
 
 
 @dataclass(frozen=True)
@@ -424,7 +433,7 @@ def narrow_forward(
     out, lines = _outputs(g), Lines.of(g)
     image, packed = channels_last(_as_image(x), lines.frame), pack(_as_image(w), 1)
     count, length = line_blocks(g)
-    _direct.convolve_lines(
+    _lines.convolve(
         count, address(image), address(packed), address(out), _where(pack_bias(bias, 1)),
         -INFINITY, INFINITY, *line_arguments(g, lines, length),
     )  # fmt: skip
@@ -432,7 +441,7 @@ def narrow_forward(
 
 
 def line_arguments(g: Geometry, lines: Lines, length: int) -> tuple[int, ...]:
-    """The numbers at the end of `convolve_lines`."""
+    """The numbers at the end of `lines.convolve`."""
     return (
         g.images * g.out_height, length, g.kernel[0], g.kernel[1] * g.channels, g.outputs,
         lines.step, lines.tap, lines.line, lines.image, g.out_height, g.out_width,

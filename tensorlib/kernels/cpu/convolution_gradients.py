@@ -29,6 +29,7 @@ from tensorlib.kernels.cpu.convolution import (
     _is_depthwise,
     _is_narrow,
     _is_winograd,
+    _lines,
     _result,
     _rows_of_block,
     _taps,
@@ -294,7 +295,7 @@ def narrow_weight_grad(
     offsets = offsets.reshape(-1)[np.minimum(np.arange(taps + _rows_of_block()), taps - 1)]
     count, length = blocks(total, 8, 32)
     sums = empty((count, taps, g.outputs))
-    _direct.weight_lines(
+    _lines.weight_sums(
         count, address(image), address(back), address(sums), address(offsets), taps, total, length,
         max(1, LINE // g.out_width), g.outputs, lines.step, lines.line, lines.image, g.out_height,
         g.out_width,

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tensorlib.kernels.cpu import host
+from tensorlib.kernels.cpu import NOTHING, host
 from tensorlib.kernels.cpu.compiler import i64, ptr, task
 from tensorlib.kernels.cpu.tasks.panels import pack_panel
 from tensorlib.kernels.cpu.vector import (
@@ -39,7 +39,6 @@ ROWS = host.blocking().rows
 VECTORS = host.blocking().vectors
 PANEL = host.blocking().panel
 STEPS = 4  # of the depth that are unrolled
-NOTHING = 1  # a `delta` that is no distance of two numbers: nothing is added
 
 
 def _number(value: int) -> Any:

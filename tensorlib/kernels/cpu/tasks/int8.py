@@ -15,10 +15,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tensorlib.kernels.cpu import host
+from tensorlib.kernels.cpu import NOTHING, host
 from tensorlib.kernels.cpu.compiler import f32, i64, ptr, task
 from tensorlib.kernels.cpu.tasks.convolution import fill_rows
-from tensorlib.kernels.cpu.tasks.gemm import NOTHING, ROWS
+from tensorlib.kernels.cpu.tasks.gemm import ROWS
 from tensorlib.kernels.cpu.vector import (
     F32,
     I8,

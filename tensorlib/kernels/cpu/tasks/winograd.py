@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from tensorlib.kernels.cpu import NOTHING
 from tensorlib.kernels.cpu.compiler import f32, i64, inner, ptr, task
-from tensorlib.kernels.cpu.tasks.gemm import NOTHING, PANEL, ROWS, multiply
+from tensorlib.kernels.cpu.tasks.gemm import PANEL, ROWS, multiply
 from tensorlib.kernels.cpu.tasks.panels import turn, turn_part
 from tensorlib.kernels.cpu.vector import (
     BYTES,
