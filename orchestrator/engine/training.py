@@ -181,24 +181,25 @@ class WorkerGroup:
         directory = self._run_dir.attempt_dir(attempt)
         detector = HangDetector(self._plan.spec.retry.hang_timeout_s)
         failed_at: float | None = None
-        dead: dict[int, int] = {}
+        kept: dict[int, int] | None = None  # who had failed before the others were killed
         self._orders.start(attempt)
         while len(ended := read_ended(directory)) < self.size and self.alive:
             beats = read_beats(directory)
             if not watch(beats):
                 self._kill(attempt)
                 return None
-            failed = {rank: code for rank, code in ended.items() if code}
-            if failed and failed_at is None:
-                failed_at, dead = time.monotonic(), failed
+            if failed_at is None and any(ended.values()):
+                failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > _ECHO_S:
-                self._orders.kill(attempt)  # it does not talk to the dead one, as in a long step
+                if kept is None:  # they do not talk to the dead one, as in a long step
+                    kept = {rank: code for rank, code in ended.items() if code}
+                    self._orders.kill(attempt)
             elif failed_at is None and (hang := detector.look(beats)) is not None:
                 return self._end_hang(hang, directory, attempt)
             self._thread.join(0.1)
         if len(ended) == self.size and not any(ended.values()):
             return None
-        dead = dead or {rank: code for rank, code in ended.items() if code}
+        dead = kept or {rank: code for rank, code in ended.items() if code}
         records = read_failures(directory)
         told = {int(record["rank"]) for record in records}
         # Ranks that live and lost each other: a link or a node is in doubt, and so are its places.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -108,26 +108,75 @@ def test_anything_else_is_the_engine(run: RunDir) -> None:
     assert "for 60 s" in failure.error
 
 
+@pytest.fixture
+def group(run: RunDir) -> Iterator[WorkerGroup]:
+    """Two places without Ray; what they answer is written by the test."""
+    made = object.__new__(WorkerGroup)
+    over = threading.Event()
+    made._thread = threading.Thread(target=over.wait, args=(30,), daemon=True)
+    made._thread.start()
+    made._plan, made._run_dir, made._orders = run.plan(), run, Orders(run, 1)
+    made.size, made._lost, made._error = 2, False, None
+    yield made
+    over.set()
+    made._thread.join(10)
+
+
+def ended(run: RunDir, rank: int, code: int) -> None:
+    atomic_write_json(run.attempt_dir(1) / f"ended-rank-{rank}.json", {"rank": rank, "code": code})
+
+
+def test_who_died_is_known_even_where_the_survivor_ends_first(
+    run: RunDir, group: WorkerGroup
+) -> None:
+    echo(run, 1)
+    ended(run, 1, 1)
+    failure = group.run(1, lambda _: ended(run, 0, -9) or True)
+    assert failure is not None
+    assert failure.error == "WorkerDied: rank 0 was killed by SIGKILL"
+    assert group.usable
+
+
+def test_ranks_that_lost_each_other_get_new_places(run: RunDir, group: WorkerGroup) -> None:
+    for rank in (0, 1):
+        echo(run, rank)
+        ended(run, rank, 1)
+    failure = group.run(1, lambda _: True)
+    assert failure is not None
+    assert failure.kind == "worker_died"
+    assert group.alive
+    assert not group.usable
+
+
+def test_a_survivor_that_does_not_notice_is_ended(
+    run: RunDir, group: WorkerGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_ECHO_S", 0.05)
+    order = run.attempt_dir(1) / "order.json"
+
+    def watch(_: object) -> bool:
+        if json.loads(order.read_text())["kill"]:
+            ended(run, 1, -9)  # as its place would say
+        return True
+
+    ended(run, 0, -11)
+    failure = group.run(1, watch)
+    assert failure is not None
+    assert failure.error == "WorkerDied: rank 0 was killed by SIGSEGV"
+    assert group.usable
+
+
 def test_a_hang_whose_workers_do_not_end_is_not_tried_again(
-    run: RunDir, make_plan: Make, monkeypatch: pytest.MonkeyPatch
+    run: RunDir, group: WorkerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two attempts beside each other would write the same run."""
     monkeypatch.setattr(training, "_END_S", 0.1)
     monkeypatch.setattr(heartbeat, "_STACKS_WAIT_S", 0.1)
-    group = object.__new__(WorkerGroup)  # without its places
-    over = threading.Event()
-    group._thread = threading.Thread(target=over.wait, args=(30,), daemon=True)
-    group._thread.start()
-    group._plan, group._run_dir, group._orders = run.plan(), run, Orders(run, 1)
     directory, hang = run.attempt_dir(1), Hang((1,), True, 5.0, 7)
     beat = Beat(rank=1, pid=1, host="elsewhere", born=0)
     (directory / "rank-1.alive").write_text(json.dumps(asdict(beat)))
-    try:
-        with pytest.raises(BackendUnavailable, match=r"rank 1 gave no sign.*did not end.*resume"):
-            group._end_hang(hang, directory, 1)
-        atomic_write_json(directory / "ended-rank-1.json", {"rank": 1, "code": -9})
-        failure = group._end_hang(hang, directory, 1)
-    finally:
-        over.set()
-        group._thread.join(10)
+    with pytest.raises(BackendUnavailable, match=r"rank 1 gave no sign.*did not end.*resume"):
+        group._end_hang(hang, directory, 1)
+    ended(run, 1, -9)
+    failure = group._end_hang(hang, directory, 1)
     assert (failure.kind, failure.step) == ("hung", 7)
