@@ -115,7 +115,7 @@ class Attempts:
             driver.console.say(f"attempt {number}: saved; going on {text}")
             driver.set_status(RunStatus.RESIZING, TerminationReason.RESIZED, text)
             self._leave()
-            self._size = 0  # what is there now counts
+            self._size = self._grow.workers  # waited for: the places just left are free in a moment
             return None
         if failure is None:
             failure = policy.Failure(

@@ -146,7 +146,7 @@ def test_an_elastic_run_grows_into_room_that_stays(
             assert watch({0: Beat(0, 1, "here", 1, step=4)})
         group.run_dir.append_event("stop_seen", attempt=group.attempt, rank=0)
 
-    made = make("{min: 1, max: 3}", Cluster(1, 0, 2, 2, 2, 2, 2, 3), watched, None)
+    made = make("{min: 1, max: 3}", Cluster(1, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3), watched, None)
     assert made.run()[0] is TerminationReason.COMPLETED
     assert [group.size for group in Group.made] == [1, 3]
     assert [a.reason for a in made.run_dir.attempts()] == ["RESIZED", "COMPLETED"]
