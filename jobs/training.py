@@ -174,7 +174,7 @@ class Training:
             *(module, self.optimizer, self.scheduler, self.scaler, self.ema, self.loader),
             progress=self.progress,
             fixed={
-                "shards": shards,
+                "shards": shards if ctx.determinism == "exact" else "one per worker",
                 "batch_size": config.batch_size,
                 "samples": self.samples,
                 "seed": ctx.seed,

@@ -84,9 +84,11 @@ def attempt(made: RunPlan, run_dir: RunDir, workers: int, dies: int | None, numb
     on_ranks(made, run_dir, workers, work, number)
 
 
-def history(planned: Planned, params: dict[str, Any], *attempts: tuple[int, int | None]) -> RunDir:
+def history(
+    planned: Planned, params: dict[str, Any], *attempts: tuple[int, int | None], **spec: Any
+) -> RunDir:
     """A run of several attempts: (workers, step in which it is killed or None)."""
-    made = planned("train_classifier", params, checkpoint={"every_steps": 3})
+    made = planned("train_classifier", params, checkpoint={"every_steps": 3}, **spec)
     run_dir = RunDir.create(made)
     for number, (workers, dies) in enumerate(attempts, 1):
         if dies is None:
@@ -108,6 +110,15 @@ def test_n1_kills_and_other_numbers_of_workers_change_no_bit(
     for part in ("model", "ema", "scaler", "scheduler", "progress", "loader", "task"):
         np.testing.assert_equal(state[part], whole[part], err_msg=part)
     assert [step for step, *_ in run_dir.metrics()["train/loss"]] == list(range(1, 11))
+
+
+def test_a_fast_run_goes_on_with_another_number_of_workers(planned: Planned) -> None:
+    """Global batch, learning rate and order of the samples stay; only its bits may differ."""
+    run_dir = history(planned, EVERYTHING, (3, 5), (2, None), determinism="fast")
+    metrics = run_dir.metrics()
+    assert [step for step, *_ in metrics["train/loss"]] == list(range(1, 11))
+    exact = history(planned, EVERYTHING, (1, None)).metrics()
+    assert [point[:2] for point in metrics["lr"]] == [point[:2] for point in exact["lr"]]
 
 
 def test_metrics_of_a_restarted_run_are_those_of_an_undisturbed_one(planned: Planned) -> None:
