@@ -21,6 +21,7 @@ first input of equal content. Row group i is part i of the table.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +65,7 @@ class InputsConfig(Part):
     @field_validator("inputs")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        return value if scheme(value) else str(Path(value).expanduser().absolute())
+        return value if scheme(value) else str(Path(os.path.expanduser(value)).absolute())
 
     @model_validator(mode="after")
     def _only_what_counts(self) -> InputsConfig:

@@ -6,8 +6,10 @@ import csv
 import fnmatch
 import io
 import os
+import posixpath
 import re
 import tarfile
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +88,7 @@ def entries(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
     elif kind == "file":
         if scheme(inputs) is None and not os.path.lexists(inputs):
             raise UsageError(f"{inputs}: no such folder or file; expected a folder with images")
-        yield _referred(inputs, Path("/"), None)
+        yield _referred(inputs, inputs, None)
     elif scheme(inputs):
         yield from _uri_files(config, out)
     else:
@@ -192,50 +194,72 @@ def _uri_files(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
         if name.startswith(".") or "/." in name:
             out.hidden += 1
         elif matches is None or matches(uri):
-            truth = _folder_name(uri.encode(), base) if config.truth == "folder" else None
-            source = os.fsencode(uri + mark + options)
+            truth = _folder_name(os.fsencode(uri), base) if config.truth == "folder" else None
+            source = os.fsencode(_below(base, name) + mark + options)
             yield Entry(os.fsencode(uri), "uri", source, size=info.size, truth=truth)
 
 
-def _referred(text: str, folder: Path, truth: str | None) -> Entry:
-    """The input that a line of a list names."""
-    if scheme(text):
-        return Entry(text.encode(), "uri", truth=truth)
-    path = os.fsencode(folder / Path(text).expanduser())
+def _below(base: str, name: str) -> str:
+    """The URI of a name below another; of a file's alone parts may be escaped."""
+    name = urllib.parse.quote(os.fsencode(name)) if scheme(base) == "file" else name
+    return f"{base.rstrip('/')}/{name}"
+
+
+def _referred(text: str, inputs: str, truth: str | None) -> Entry:
+    """The input that a line of the list `inputs` names."""
+    if scheme(text) is None and scheme(inputs) and not text.startswith("/"):
+        place, mark, options = inputs.partition("?")
+        folder, up = place.rpartition("/")[0], posixpath.normpath(text)
+        while up.startswith("../"):
+            folder, up = folder.rpartition("/")[0], up[3:]
+        text = _below(folder, up) + mark + options
+    name = os.fsencode(text)
+    if scheme(text) == "file":  # its size is known, so that equal ones are recognised
+        path = os.fsencode(open_uri(text)[1])
+    elif scheme(text):
+        return Entry(name, "uri", truth=truth)
+    else:
+        name = path = os.fsencode(Path(inputs).parent / os.path.expanduser(text))
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return Entry(path, truth=truth)
-    return Entry(path, size=status.st_size, inode=_inode(status), truth=truth)
+        return Entry(name, source=path, truth=truth)
+    return Entry(name, source=path, size=status.st_size, inode=_inode(status), truth=truth)
+
+
+def _in_row(text: str, config: InputsConfig, number: int, truth: str | None) -> Entry:
+    """The input that a row of a table names."""
+    if text:
+        return _referred(text, config.inputs, truth)
+    return Entry(os.fsencode(f"{config.inputs}/{number}"), "missing", truth=truth)
 
 
 def _text(config: InputsConfig) -> IO[str]:
     """The list itself, local or not."""
     if scheme(config.inputs) is None:
-        return open(config.inputs, encoding="utf-8", errors="surrogateescape", newline="")
+        return open(config.inputs, encoding="utf-8-sig", errors="surrogateescape", newline="")
     filesystem, path = open_uri(config.inputs)
-    return io.TextIOWrapper(filesystem.open_input_stream(path), "utf-8", "surrogateescape", "")
+    return io.TextIOWrapper(filesystem.open_input_stream(path), "utf-8-sig", "surrogateescape", "")
 
 
 def _text_list(config: InputsConfig) -> Iterator[Entry]:
-    folder = Path(config.inputs).parent
     try:
         with _text(config) as lines:
             for line in lines:
                 if text := line.rstrip("\r\n"):
-                    yield _referred(text, folder, None)
+                    yield _referred(text, config.inputs, None)
     except OSError as error:
         raise UsageError(f"{config.inputs}: cannot be read: {error.strerror or error}") from error
 
 
 def _csv_column(config: InputsConfig, separator: str) -> Iterator[Entry]:
-    folder, column = Path(config.inputs).parent, str(config.column)
+    column = str(config.column)
     try:
         with _text(config) as file:
             rows = csv.DictReader(file, delimiter=separator, strict=True)
             _expect_columns(config, rows.fieldnames or ())
-            for row in rows:
-                yield _referred(row[column] or "", folder, _truth_of(config, row))
+            for number, row in enumerate(rows):
+                yield _in_row(row[column] or "", config, number, _truth_of(config, row))
     except csv.Error as error:
         raise UsageError(f"{config.inputs}:{rows.line_num}: {error}; expected CSV") from error
     except OSError as error:
@@ -271,11 +295,10 @@ def _parquet_column(config: InputsConfig) -> Iterator[Entry]:
         if holds_images(schema.field(column).type):
             yield from _images_in(config, file, column)
             return
-        folder = Path(config.inputs).parent
         names = list(dict.fromkeys([column, *([config.truth] if config.truth else [])]))
-        for batch in file.iter_batches(_ROWS, columns=names):
-            for row in batch.to_pylist():
-                yield _referred(str(row[column] or ""), folder, _truth_of(config, row))
+        batches = file.iter_batches(_ROWS, columns=names)
+        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+            yield _in_row(str(row[column] or ""), config, number, _truth_of(config, row))
 
 
 def _images_in(config: InputsConfig, file: pq.ParquetFile, column: str) -> Iterator[Entry]:
@@ -349,6 +372,11 @@ def _members(
             out.beside += 1
         tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
     yield from sample()
+    # tarfile takes a broken header, and a file cut between members, for the end.
+    end: Any = tar.fileobj
+    end.seek(tar.offset)
+    if end.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"neither a member nor the end mark at byte {tar.offset}")
 
 
 def looks_like_image(path: bytes) -> bool:

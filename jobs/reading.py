@@ -69,6 +69,8 @@ def read_input(row: Mapping[str, Any], hosts: Collection[str], column: str | Non
         column: of a Parquet file of images.
     """
     kind, source = row["kind"], os.fsdecode(row["source"])
+    if kind == "missing":
+        raise ImageError("no path in this row")
     try:
         if kind == "file":
             return image.read(source)

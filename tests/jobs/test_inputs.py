@@ -101,6 +101,29 @@ def test_lists_and_tables_of_paths(tmp_path: Path, folder: Path) -> None:
             check(InputsConfig(inputs=str(folder / name), column=column))
 
 
+def test_odd_lines_of_lists_end_in_rows(tmp_path: Path, folder: Path) -> None:
+    (folder / "per%20cent?.jpg").write_bytes(b"b.jpg")  # as long as b.jpg, and equal
+    lines = ("b.jpg", "~none here/x.png", "http://host/\udcff.png", (folder / "b.jpg").as_uri())
+    (folder / "list.txt").write_text("\n".join(lines), "utf-8-sig", "surrogateescape")
+    rows = listed(tmp_path, folder / "list.txt")
+    assert [row["kind"] for row in rows] == ["file", "file", "uri", "file"]
+    assert paths(rows, folder)[:2] == ["b.jpg", "~none here/x.png"]
+    assert [row["duplicate_of"] for row in rows] == [None, None, None, 0]
+    assert read_input(rows[3], ()) == b"b.jpg"
+    rows = listed(tmp_path, (folder / "list.txt").as_uri())
+    assert [row["duplicate_of"] for row in rows] == [None, None, None, 0]
+    assert rows[0]["path"] == (folder / "b.jpg").as_uri()
+    rows = listed(tmp_path, folder.as_uri())
+    (odd,) = (row for row in rows if row["path"].endswith("cent?.jpg"))
+    assert read_input(odd, ()) == b"b.jpg"
+    (folder / "t.csv").write_text("file,n\n,1\nb.jpg,2\n", "utf-8-sig")
+    rows = listed(tmp_path, folder / "t.csv", column="file")
+    assert paths(rows, folder) == ["t.csv/0", "b.jpg"]
+    with pytest.raises(ImageError, match="no path in this row"):
+        read_input(rows[0], ())
+    assert listed(tmp_path, folder / "b.jpg")[0]["path"] == str(folder / "b.jpg")
+
+
 def test_images_in_a_parquet_file(tmp_path: Path) -> None:
     image = pa.array([{"bytes": b"one", "path": "a.png"}, {"bytes": b"two", "path": None}, None])
     table = pa.table({"image": image, "label": [3, 4, 5]})
@@ -126,9 +149,11 @@ def test_tar_shards_give_their_images_and_count_the_rest(tmp_path: Path) -> None
     assert [read_input(row, ()) for row in rows][2] == b"1x/1.jpg"
     assert [row["truth"] for row in rows] == ["0x/1.cls", None, "1x/1.cls", None]
     assert pq.read_metadata(tmp_path / "manifest.parquet").metadata[b"no_images_left_out"] == b"2"
-    (tmp_path / "s-1.tar").write_bytes((tmp_path / "s-1.tar").read_bytes()[:700])
-    with pytest.raises(UsageError, match=r"s-1\.tar: cannot be read as an uncompressed tar"):
-        listed(tmp_path, f"{tmp_path}/s-*.tar")
+    whole = (tmp_path / "s-1.tar").read_bytes()
+    for broken in (whole[:700], whole[:1024], whole[:1100], whole[:1024] + b"y" + whole[1025:]):
+        (tmp_path / "s-1.tar").write_bytes(broken)
+        with pytest.raises(UsageError, match=r"s-1\.tar: cannot be read as an uncompressed tar"):
+            listed(tmp_path, f"{tmp_path}/s-*.tar")
 
 
 class Site(BaseHTTPRequestHandler):
