@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,7 +107,7 @@ class Config(InputsConfig):
     def allowed_bad(self, inputs: int) -> int | None:
         """How many of `inputs` may be quarantined; None for any number."""
         if isinstance(self.max_bad, str):
-            return int(float(self.max_bad.removesuffix("%")) / 100 * inputs)
+            return int(Fraction(self.max_bad.removesuffix("%")) * inputs / 100)
         return self.max_bad
 
     def load_weights(self) -> Weights:

@@ -204,6 +204,12 @@ def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weig
             f"{path}: is a checkpoint, but not of an image classifier; expected one that "
             "train_classifier wrote"
         )
+    classes = _read_labels(labels) if labels else facts["classes"]
+    if len(classes) != len(facts["classes"]):
+        raise UsageError(
+            f"labels: {labels} names {len(classes)} classes, the model of {path} has "
+            f"{len(facts['classes'])}; expected a line for each"
+        )
     if model is not None and model != facts["model"]:
         config = ModelConfig(name=model)
     else:
@@ -212,7 +218,7 @@ def _from_checkpoint(path: Path, model: str | None, labels: Path | None) -> Weig
         path,
         config,
         final_weights(state),
-        _read_labels(labels) if labels else facts["classes"],
+        classes,
         ImageClassification.from_dict(facts["preset"]),
         str(checkpoint.read_manifest(path)["weights_sha256"]),
     )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -214,8 +214,17 @@ def _encoded(table: pa.Table, kind: Format) -> bytes:
         pyarrow.csv.write_csv(table, buffer)
     else:
         for row in table.to_pylist():
-            buffer.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            buffer.write(json.dumps(_no_nan(row), ensure_ascii=False).encode() + b"\n")
     return buffer.getvalue()
+
+
+def _no_nan(value: Any) -> Any:
+    """`value` with null for NaN, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _no_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_no_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def claim(directory: Path, run_id: str, run_dir: str) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,7 +116,7 @@ def classify(
         "exif": exif,
         "local": local or _alone(inputs) or None,
         "batch_size": batch_size,
-        "max_bad": int(max_bad) if max_bad is not None and max_bad.isdigit() else max_bad,
+        "max_bad": int(max_bad) if max_bad is not None and max_bad.isdecimal() else max_bad,
     }
     if params["local"] and workers is not None:
         raise UsageError(
@@ -143,8 +144,8 @@ def classify(
 
 def _alone(inputs: str) -> bool:
     """Whether `inputs` is one image on this machine: Ray would take longer to start."""
-    path = Path(inputs).expanduser()
-    return path.is_file() and path.suffix.lower() not in _LISTS
+    path = os.path.expanduser(inputs)
+    return os.path.isfile(path) and not path.lower().endswith(_LISTS)
 
 
 def _range(workers: str | None) -> Any:
@@ -175,7 +176,8 @@ def _weights(weights: str | None, model: str | None) -> str | None:
 def counts(run: Run, result: dict[str, Any]) -> list[str]:
     """The counts of a classification, its first bad inputs and where the table is."""
     if result["ok"] is None:
-        return [f"inputs    {result['inputs']}, not counted to the end"]
+        listed = "not listed" if result["inputs"] is None else f"{result['inputs']}"
+        return [f"inputs    {listed}, not counted to the end"]
     inputs, ok, bad = result["inputs"], result["ok"], result["quarantined"]
     sign = "=" if inputs == ok + bad else "IS NOT"
     lines = [
@@ -188,13 +190,18 @@ def counts(run: Run, result: dict[str, Any]) -> list[str]:
         rows = []
     if inputs == 1 and ok == 1:
         lines = [*_labels(Path(result["output"])), *lines]
-    lines += [f"bad       {row.get('path')}: {row.get('error')}" for row in rows[:_SHOWN_BAD]]
+    lines += [_printable(f"bad       {row['path']}: {row['error']}") for row in rows[:_SHOWN_BAD]]
     if bad > _SHOWN_BAD:
         lines.append(f"          and {bad - _SHOWN_BAD} more; the report lists them")
     lines.append(f"table     {result['output']}")
     if run.directory.plan().spec.tracking.when == "later":
         lines.append(f"tracking  not in MLflow; orchestrator sync {run.run_id} sends it")
     return lines
+
+
+def _printable(text: str) -> str:
+    """A line of text whose line ends and controls, which a file's name may hold, are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _labels(folder: Path) -> list[str]:

@@ -229,6 +229,18 @@ def test_max_bad_decides_and_the_table_is_complete(classified: Callable[..., Any
     assert len(table) == 64
 
 
+def test_a_share_of_bad_inputs_is_exact() -> None:
+    for share, inputs, allowed in (("0.7%", 1000, 7), ("29%", 100, 29), ("0.1%", 999, 0)):
+        config = classify_images.Config(inputs="x", weights="w", max_bad=share)
+        assert config.allowed_bad(inputs) == allowed
+
+
+def test_labels_that_are_too_few_are_refused(trained: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    with pytest.raises(UsageError, match=r"names 2 classes, the model of .* has 10"):
+        load(trained, None, tmp_path / "labels.txt")
+
+
 def test_a_stop_leaves_whole_parts_and_the_rest_is_done_later(
     classified: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

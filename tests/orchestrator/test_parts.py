@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,18 @@ def test_csv_keeps_odd_names(tmp_path: Path, out: Path) -> None:
         parts = Parts.of(listed, out, kind)  # type: ignore[arg-type]
         parts.commit(0, rows, found(rows))
         assert parts.read(0, ["path"])["path"].to_pylist() == names.to_pylist()
+
+
+def test_json_lines_have_null_for_nan(tmp_path: Path, out: Path) -> None:
+    listed = manifest(tmp_path, [None])
+    rows = listed.rows(0)
+    nan = pa.array([[float("nan"), 1.5]], pa.list_(pa.float32(), 2))
+    parts = Parts.of(listed, out, "jsonl")
+    parts.commit(0, rows, found(rows).append_column("features", nan))
+    assert json.loads(parts.path(0).read_text(), parse_constant=pytest.fail)["features"] == [
+        None,
+        1.5,
+    ]
 
 
 def test_claim_refuses_what_is_not_empty(tmp_path: Path) -> None:
