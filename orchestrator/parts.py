@@ -4,8 +4,9 @@ A part is written to a temporary name and renamed, so a part that exists is fini
 the missing ones. Parts are fixed by the manifest alone, never by the number of workers.
 
 An input whose content an earlier one has too is not worked on: its row is a copy of that one's,
-under its own id and path. Where the earlier one is in another part, the rows that were worked on
-wait in a hidden file until all are there; then `fill` makes the part of them.
+but for what the manifest says of it: id, path, truth. Where the earlier one is in another part, the
+rows that were worked on wait in a hidden file until all are there; then `fill` makes the part of
+them.
 """
 
 from __future__ import annotations
@@ -140,10 +141,10 @@ class Parts:
         return pq.read_table(waiting) if waiting.exists() else self.read(index, schema=schema)
 
     def _write(self, index: int, rows: pa.Table, found: pa.Table) -> None:
-        """A part, whose rows are those of `found` under the ids and paths of `rows`."""
+        """A part, whose rows are those of `found` with what `rows` say of each: id, path, truth."""
         source = pc.coalesce(rows["duplicate_of"], rows["id"])
         table = found.take(pc.index_in(source, value_set=found["id"]))
-        for name in ("id", "path"):
+        for name in set(table.column_names) & set(rows.column_names):
             table = table.set_column(table.schema.get_field_index(name), name, rows[name])
         atomic_write(self.path(index), _encoded(table, self.format))
 

@@ -190,6 +190,16 @@ def test_evaluation_counts_every_judged_image(classified: Callable[..., Any]) ->
     assert "Most frequent confusions" in text
 
 
+def test_a_copy_keeps_the_truth_of_its_own_folder(
+    classified: Callable[..., Any], folder: Path
+) -> None:
+    copy = folder / "9" / "copy.png"  # of the first of 0
+    for params in ({}, {"rows_per_part": 8}):  # the first is in its part, and in another
+        table = classified(truth="folder", **params)[1].set_index("path")
+        assert table.loc[str(copy), "truth"] == "9"
+        assert (table["truth"] == [Path(path).parent.name for path in table.index]).all()
+
+
 def test_truths_that_are_no_class_are_counted_not_judged(
     classified: Callable[..., Any], folder: Path
 ) -> None:
