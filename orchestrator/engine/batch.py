@@ -40,12 +40,15 @@ def run_parts(job: Job, missing: list[int], cluster: Mapping[str, float]) -> Ite
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # A pool grows while all of its actors have PARTS_IN_WORK parts; by default it waits for more.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = job[0].spec.resources
     least = min(resources.min_workers, len(missing))
     most = min(resources.max_workers, len(missing))
     room = cluster.get("CPU", 1.0) / least
-    results = ray.data.from_arrow([pa.table({"part": [index]}) for index in missing]).map_batches(
+    # Unlike from_arrow, from_blocks starts no task for each block.
+    results = ray.data.from_blocks([pa.table({"part": [index]}) for index in missing]).map_batches(
         _Worker,
         batch_size=None,
         fn_constructor_kwargs={"job": job},

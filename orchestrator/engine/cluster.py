@@ -70,14 +70,19 @@ def connect(
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": worker_environment(threads)},
         "namespace": "orchestrator",
     }
+    environment = worker_environment(threads)
+    if address is None and batch:
+        # The workers that Ray starts ahead inherit it; those of a runtime_env come 4 s later.
+        os.environ.update(environment)
+    else:
+        options["runtime_env"] = {"env_vars": environment}
     if address is None:
         # A process per attempt that looks for nodes about to go; this one is here as long as we.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # Workers for tasks without our environment, of which there are none.
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+        if not batch:  # workers without our environment
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         options |= {
             "address": "local",
             "num_cpus": int(local_resources()["CPU"]),
