@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.errors import BackendUnavailable, UsageError
 
-# Blocks of decoded images are the largest things in an embedded object store; two dozen fit.
+# No images are in it, and checkpoints neither; what user code of trainings may put there fits.
 EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
 _ANSWER_S = 1.0
 
