@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tensorlib import nn, optim
 from tensorlib.vision import models
 
+_WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
+
 
 class Part(BaseModel):
-    """A part of a job's `params`: frozen, and closed to unknown keys."""
+    """A part of a job's `params`: frozen, closed to unknown keys, and of finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _nothing_is_guessed(cls, data: Any, read: Callable[[Any], Self]) -> Self:
+        """Numbers and switches as they are: `epochs: true` is not one epoch, nor '3' three.
+
+        (A strict model would take no list for a tuple here.)
+        """
+        taken = read(data)
+        wrong = []
+        for name, value in data.items() if isinstance(data, dict) else ():
+            kinds = type(value), type(getattr(taken, name))
+            if kinds[1] in _WANTED and kinds[0] is not kinds[1] and kinds != (int, float):
+                text = f"got {json.dumps(value)}; expected {_WANTED[kinds[1]]}"
+                kind = PydanticCustomError("value_error", "{error}", {"error": text})
+                wrong.append(InitErrorDetails(type=kind, loc=(name,), input=value))
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return taken
 
 
 class ModelConfig(Part):
@@ -107,6 +137,15 @@ class ScheduleConfig(Part):
     warmup_steps: int = Field(default=0, ge=0)
     step_epochs: int = Field(default=30, ge=1)
     gamma: float = Field(default=0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> ScheduleConfig:
+        defaults = type(self).model_fields
+        foreign = ("step_epochs", "gamma") if self.name != "step" else ()
+        ignored = [name for name in foreign if getattr(self, name) != defaults[name].default]
+        if ignored:
+            raise ValueError(f"{self.name} takes no {' and no '.join(ignored)}")
+        return self
 
     def build(
         self, optimizer: optim.Optimizer, steps_per_epoch: int, epochs: int

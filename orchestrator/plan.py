@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -256,7 +257,15 @@ def _checkpoints(spec: JobSpec) -> str:
 
 
 # What only a training looks at: a batch job that sets one of these would find it ignored.
-_OF_TRAININGS = ("determinism", "shards")
+_OF_TRAININGS = (
+    ("seed",),
+    ("determinism",),
+    ("shards",),
+    ("checkpoint",),
+    ("retry", "errors"),
+    ("retry", "preemptions"),
+    ("retry", "hang_timeout_s"),
+)
 
 
 def _shards(spec: JobSpec, engine: str) -> tuple[int | None, list[tuple[tuple[str, ...], str]]]:
@@ -264,11 +273,12 @@ def _shards(spec: JobSpec, engine: str) -> tuple[int | None, list[tuple[tuple[st
     most = spec.resources.max_workers
     problems: list[tuple[tuple[str, ...], str]] = []
     if engine == "batch":
-        problems += [
-            ((key,), f"{key} has no effect on a batch job; expected it to be left out.")
-            for key in _OF_TRAININGS
-            if getattr(spec, key) != JobSpec.model_fields[key].default
-        ]
+        usual = JobSpec(version=1, name=spec.name, job=spec.job)
+        for path in _OF_TRAININGS:
+            get = attrgetter(name := ".".join(path))
+            if get(spec) != get(usual):
+                text = f"{name} has no effect on a batch job; expected it to be left out."
+                problems.append((path, text))
         return None, problems
     if spec.determinism == "fast":
         if spec.shards is not None:

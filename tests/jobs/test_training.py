@@ -308,6 +308,10 @@ def test_what_cannot_be_trained_is_said_before(planned: Planned) -> None:
         (SMALL | {"weights": "none.pth"}, "holds no state of a training to continue"),
         (SMALL | {"weights_only": True}, "weights_only without weights"),
         (SMALL | {"optimizer": {"name": "adam", "momentum": 0.5}}, "adam takes no momentum"),
+        (SMALL | {"schedule": {"gamma": 0.5}}, "cosine takes no gamma"),
+        (SMALL | {"epochs": True}, "epochs: got true; expected a whole number"),
+        (SMALL | {"batch_size": "64"}, 'batch_size: got "64"; expected a whole number'),
+        (SMALL | {"clip_norm": float("inf")}, "clip_norm: got .*; expected a finite number"),
         (SMALL | {"precision": "float64"}, "float64"),
     ):
         with pytest.raises(UsageError, match=what):

@@ -221,6 +221,14 @@ def test_shards_follow_the_most_workers_never_the_current_number(make_plan, work
             ["job=toyjobs.batch", "determinism=fast"],
             "--set determinism: determinism has no effect on a batch job",
         ),
+        (
+            ["job=toyjobs.batch", "checkpoint.keep=7"],
+            "--set checkpoint.keep: checkpoint has no effect on a batch job",
+        ),
+        (
+            ["job=toyjobs.batch", "retry.preemptions=3", "retry.worker_deaths=1"],
+            "--set retry.preemptions: retry.preemptions has no effect on a batch job",
+        ),
     ],
 )
 def test_what_would_be_ignored_is_refused(spec_file, overrides, expected):
