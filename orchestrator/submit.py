@@ -56,11 +56,19 @@ def execute(plan: RunPlan, *, console: Talk) -> Run:
     return _in_child(work, plan, console)
 
 
-def resume(home: str | os.PathLike[str], run_id: str, *, console: Talk) -> Run:
-    """Continue a run that failed, was stopped or lost its driver, from its last good checkpoint."""
+def resume(
+    home: str | os.PathLike[str], run_id: str, *, console: Talk, as_in: RunPlan | None = None
+) -> Run:
+    """Continue a run that failed, was stopped or lost its driver, from its last good checkpoint.
+
+    Args:
+        as_in: of a batch job, the plan of the same command given again, with other workers perhaps.
+    """
     run_dir = RunDir.open(home, run_id)
     plan = run_dir.plan()
-    if run_dir.status().status == RunStatus.SUCCEEDED.value:
+    if as_in is not None:
+        plan = batch.continued(plan, as_in)
+    elif run_dir.status().status == RunStatus.SUCCEEDED.value:
         raise UsageError(
             f"{run_id}: has succeeded already; expected a failed, stopped or interrupted run. "
             f"Hint: orchestrator report {run_id}"
