@@ -92,10 +92,11 @@ def output(plan: RunPlan) -> Path:
     return Path(plan.config["output"] or Path(plan.run_dir) / "artifacts" / "predictions")
 
 
-def earlier(plan: RunPlan) -> Run | None:
+def earlier(plan: RunPlan, named: bool = False) -> Run | None:
     """The run of the same command before this one, which is to be continued.
 
-    With an output folder it is the one whose table is there, else the newest that did the same and
+    With an output folder it is the one whose table is there. Without, it is the run that has this
+    plan's id already, or, where the user did not name the run, the newest that did the same and
     has not ended well. Raises UsageError where the folder holds the table of another command, or
     inputs or weights have changed since.
     """
@@ -103,17 +104,10 @@ def earlier(plan: RunPlan) -> Run | None:
 
     folder = plan.config["output"]
     if folder is None:
-        for run_dir in list_runs(plan.home)[:_LOOKED_AT]:
-            run = Run(run_dir)
-            with contextlib.suppress(OrchestratorError):
-                if (
-                    run.status().terminal
-                    and run.status() is not RunStatus.SUCCEEDED
-                    and not _differences(run_dir.plan(), plan)
-                    and not _changes(run_dir, plan)
-                ):
-                    return run
-        return None
+        own = RunDir(plan.run_dir)
+        if (own.path / "plan.json").exists():
+            return Run(own) if not (_differences(own.plan(), plan) or _changes(own, plan)) else None
+        return None if named else _unfinished(plan)
     holder = owner(Path(folder))
     if holder is None or not (holder[1] / "plan.json").exists():
         return None
@@ -127,8 +121,42 @@ def earlier(plan: RunPlan) -> Run | None:
     return run
 
 
+def _unfinished(plan: RunPlan) -> Run | None:
+    """The newest run that did the same and has not ended well."""
+    for run_dir in list_runs(plan.home)[:_LOOKED_AT]:
+        run = Run(run_dir)
+        with contextlib.suppress(OrchestratorError):
+            if (
+                run.status().terminal
+                and run.status() is not RunStatus.SUCCEEDED
+                and not _differences(run_dir.plan(), plan)
+                and not _changes(run_dir, plan)
+            ):
+                return run
+    return None
+
+
 # What may differ between two commands without a difference in the table.
 _FREE = ("batch_size", "local", "max_bad")
+
+
+def continued(old: RunPlan, new: RunPlan) -> RunPlan:
+    """`old` as the command `new` wants it run: its workers, and what the table does not show."""
+    config = old.config | {name: new.config[name] for name in _FREE if name in new.config}
+    spec = old.spec.model_copy(update={"resources": new.spec.resources})
+    return old.model_copy(update={"config": config, "spec": spec, "address": new.address})
+
+
+def too_many_bad(plan: RunPlan, counts: Mapping[str, int]) -> str:
+    """Why the counts of a whole table are too bad for the plan's `max_bad`; empty if they are not."""
+    config = importlib.import_module(plan.job_module).Config.model_validate(plan.config)
+    allowed = config.allowed_bad(counts["inputs"])
+    if allowed is None or counts["quarantined"] <= allowed:
+        return ""
+    return (
+        f"{counts['quarantined']} of {counts['inputs']} inputs are quarantined; max_bad "
+        f"{config.max_bad} allows {allowed}. The table is complete"
+    )
 
 
 def _differences(old: RunPlan, new: RunPlan) -> list[str]:
@@ -241,12 +269,8 @@ def _work(
             **{key: value for key, value in found.items() if key != "metrics"},
         }
     )
-    allowed = config.allowed_bad(counts["inputs"])
-    if allowed is not None and counts["quarantined"] > allowed:
-        return TerminationReason.TOO_MANY_BAD_INPUTS, (
-            f"{counts['quarantined']} of {counts['inputs']} inputs are quarantined; max_bad "
-            f"{config.max_bad} allows {allowed}. The table is complete"
-        )
+    if message := too_many_bad(plan, counts):
+        return TerminationReason.TOO_MANY_BAD_INPUTS, message
     return TerminationReason.COMPLETED, ""
 
 

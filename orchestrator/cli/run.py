@@ -26,7 +26,8 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a spec to its end. Ctrl-C stops it; it can be resumed."""
-    raise typer.Exit(execute(make_plan(spec, profile, overrides, run_id, address), as_json))
+    plan = make_plan(spec, profile, overrides, run_id, address)
+    raise typer.Exit(execute(plan, as_json, named=run_id is not None))
 
 
 def make_plan(
@@ -46,16 +47,16 @@ def make_plan(
     return planning.plan(loaded, run_id=run_id, address=address, available=available)
 
 
-def execute(plan: RunPlan, as_json: bool) -> int:
-    """Run a plan with talk and a last word; gives the exit code."""
+def execute(plan: RunPlan, as_json: bool, *, named: bool = False) -> int:
+    """Run a plan, whose id the user may have `named`, with talk and a last word; the exit code."""
     from orchestrator import submit
     from orchestrator.cli.console import Console
 
     if plan.engine == "batch":
         from orchestrator.batch import earlier
 
-        if (run := earlier(plan)) is not None:
-            return again(run, as_json)
+        if (run := earlier(plan, named)) is not None:
+            return again(run, plan, as_json)
     console = Console(first_line=plan.run_id)
     try:
         run = submit.execute(plan, console=console)
@@ -64,20 +65,21 @@ def execute(plan: RunPlan, as_json: bool) -> int:
     return finish(run, as_json)
 
 
-def again(run: Run, as_json: bool) -> int:
+def again(run: Run, plan: RunPlan, as_json: bool) -> int:
     """The same command again: continue its run, or say that all is done; gives the exit code."""
-    from orchestrator import submit
+    from orchestrator import batch, submit
     from orchestrator.cli.console import Console
     from orchestrator.run import RunStatus
 
     print(run.run_id, flush=True)
-    if run.status() is RunStatus.SUCCEEDED:
+    counts = run.directory.status().batch
+    if run.status() is RunStatus.SUCCEEDED and not (counts and batch.too_many_bad(plan, counts)):
         print(f"{run.run_id} has done this already", file=sys.stderr)
         return finish(run, as_json)
-    print(f"continuing {run.run_id}, which is not complete", file=sys.stderr)
+    print(f"continuing {run.run_id}", file=sys.stderr)
     console = Console()
     try:
-        run = submit.resume(run.path.parent, run.run_id, console=console)
+        run = submit.resume(run.path.parent, run.run_id, console=console, as_in=plan)
     finally:
         console.close()
     return finish(run, as_json)

@@ -300,6 +300,41 @@ def test_the_same_command_continues_and_another_is_refused(
     assert batch.earlier(again(output=None)) is None  # one that ended well is not continued
 
 
+def test_without_a_folder_the_newest_that_did_not_end_well_is_continued(
+    classified: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunDir, "stop_requested", lambda _: True)
+    run, _ = classified(rows_per_part=4)
+    assert run.result()["status"] == "STOPPED"
+    plan = run.directory.plan()
+    new = plan.model_copy(update={"run_id": "new", "run_dir": str(run.path.with_name("new"))})
+    found = batch.earlier(new)
+    assert found is not None
+    assert found.run_id == run.run_id
+    assert batch.earlier(new, named=True) is None
+    same = batch.earlier(plan, named=True)
+    assert same is not None
+    other = new.model_copy(update={"config": {**plan.config, "top_k": 1}})
+    assert batch.earlier(other) is None
+
+
+def test_the_same_command_brings_its_own_workers_and_max_bad(
+    classified: Callable[..., Any],
+) -> None:
+    run, _ = classified(max_bad=3)
+    plan, counts = run.directory.plan(), run.directory.status().batch
+    assert counts is not None
+    assert batch.too_many_bad(plan, counts) == ""
+    resources = plan.spec.resources.model_copy(update={"workers": 2})
+    spec = plan.spec.model_copy(update={"resources": resources, "name": "other"})
+    config = {**plan.config, "max_bad": 2, "batch_size": 3, "top_k": 1}
+    new = batch.continued(plan, plan.model_copy(update={"spec": spec, "config": config}))
+    assert batch.too_many_bad(new, counts).startswith("3 of 64 inputs are quarantined; max_bad 2")
+    assert new.config == {**plan.config, "max_bad": 2, "batch_size": 3}
+    assert (new.spec.resources.workers, new.spec.name) == (2, plan.spec.name)
+    assert new.run_id == run.run_id
+
+
 def test_a_disk_that_stays_full_is_said_in_the_end(
     classified: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
