@@ -148,7 +148,7 @@ def continued(old: RunPlan, new: RunPlan) -> RunPlan:
 
 
 def too_many_bad(plan: RunPlan, counts: Mapping[str, int]) -> str:
-    """Why the counts of a whole table are too bad for the plan's `max_bad`; empty if they are not."""
+    """Why the counts of a whole table are too bad for the plan's `max_bad`, or nothing."""
     config = importlib.import_module(plan.job_module).Config.model_validate(plan.config)
     allowed = config.allowed_bad(counts["inputs"])
     if allowed is None or counts["quarantined"] <= allowed:
