@@ -168,6 +168,7 @@ class Training:
             recompute.wrap(module)
         self.progress = Progress(sums=[0.0] * len(task.names))
         self.stopped = False
+        self.logged: dict[str, float] = {}  # of the last step, and of an epoch that it ended
         lower = config.precision != "float32"
         self._dtype = getattr(tensorlib, config.precision) if lower else None
         self.state = TrainState(
@@ -243,6 +244,7 @@ class Training:
         progress.samples += count
         progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
         self.ctx.metrics.log(values, step=progress.step, epoch=progress.epoch)
+        self.logged = values
         return bool(stop)
 
     def gradients(self, batch: Any, count: int, turn: int) -> NDArray[np.float64]:
@@ -353,13 +355,14 @@ class Training:
         self.final.eval()
         values |= task.evaluate(self)
         self.ctx.metrics.log(values, step=progress.step, epoch=progress.epoch)
+        self.logged = self.logged | values
         progress.epoch += 1
         progress.samples, progress.sums = 0, [0.0] * len(task.names)
         ended = progress.epoch == self.config.epochs
         judged = self.ctx.plan.spec.checkpoint.best is not None
         due = self.ctx.checkpoint.due(progress.step, epoch_end=True, epoch=progress.epoch)
         if ended or judged or due:
-            self.save(values)
+            self.save()
 
     def over(
         self,
@@ -384,8 +387,10 @@ class Training:
 
     # -- state ------------------------------------------------------------------------------------
 
-    def save(self, metrics: dict[str, float] | None = None) -> None:
-        """Write a checkpoint. FloatingPointError where a weight is not finite."""
+    def save(self) -> None:
+        """Write a checkpoint with what was logged of these weights, not of those an epoch ago: the
+        best checkpoint is chosen by it. FloatingPointError where a weight is not finite.
+        """
         progress = self.progress
         for name, parameter in self.task.model.named_parameters():
             if not np.isfinite(parameter.array).all():
@@ -394,7 +399,10 @@ class Training:
                     "weights in a checkpoint. Hint: a lower optimizer.lr, or clip_norm"
                 )
         self.ctx.checkpoint.save(
-            self.state.state_dict(), step=progress.step, epoch=progress.epoch, metrics=metrics
+            self.state.state_dict(),
+            step=progress.step,
+            epoch=progress.epoch,
+            metrics=self.logged,
         )
 
     def restore(self) -> None:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from orchestrator import checkpoint as checkpoints
 from orchestrator.checkpoint import Checkpoint
-from orchestrator.errors import NonFiniteLoss, OrchestratorError
+from orchestrator.errors import NonFiniteLoss, OrchestratorError, did_you_mean
 from orchestrator.files import DISK_WAIT_S, wait_for_space
 from orchestrator.heartbeat import WAITING_FOR_SPACE, Heartbeat
 from orchestrator.plan import RunPlan
@@ -106,6 +106,7 @@ class Checkpoints:
         self._rank = rank
         self._metrics = metrics
         self._last_save_s = time.monotonic()
+        self._best_missed = False
         self._saver = Saver(
             run_dir.checkpoints_dir,
             keep=self._spec.keep,
@@ -143,6 +144,8 @@ class Checkpoints:
         the other ranks do not know: a job that talks between ranks before it saves lets them agree
         first, as with `should_stop`.
         """
+        if epoch_end:
+            self._look_for_best()
         if self._due_by_epoch(epoch_end, epoch):
             return True
         every, minutes = self._spec.every_steps, self._spec.every_minutes
@@ -151,6 +154,19 @@ class Checkpoints:
         if minutes is None or self._rank != 0:
             return False
         return time.monotonic() - self._last_save_s >= 60 * minutes
+
+    def _look_for_best(self) -> None:
+        """Say, once, that `checkpoint.best` names what nobody logs: nothing would be best."""
+        best, known = self._spec.best_metric(), self._metrics.last_values
+        if self._rank != 0 or best is None or best[0] in known or self._best_missed:
+            return
+        self._best_missed = True
+        close = did_you_mean(best[0], known)
+        hint = f" Hint: did you mean '{close}'?" if close else ""
+        self._say(
+            f"checkpoint.best: {best[0]} was not logged by the end of an epoch, so that no "
+            f"checkpoint is kept as the best one; expected one of {', '.join(sorted(known))}.{hint}"
+        )
 
     def _due_by_epoch(self, epoch_end: bool, epoch: int | None) -> bool:
         every = self._spec.every_epochs

@@ -227,6 +227,22 @@ def test_a_stop_saves_and_continues_with_the_same_bits(planned: Planned) -> None
     assert digests[0] == digests[1]
 
 
+def test_the_best_checkpoint_is_one_that_was_judged(planned: Planned) -> None:
+    """One in the middle of an epoch does not inherit what the epoch before it reached."""
+    spec = {"every_steps": 3, "keep": 9, "best": "val/acuracy"}
+    made = planned("train_classifier", SMALL | {"epochs": 2}, checkpoint=spec)
+    run_dir = RunDir.create(made)
+    attempt(made, run_dir, 1, None, 1)
+    judged = {
+        int(path.name): "val/accuracy" in checkpoint.read_manifest(path)["metrics"]
+        for path in run_dir.checkpoints_dir.iterdir()
+    }
+    assert judged == {step: step in (10, 20) for step in (3, 6, 9, 10, 12, 15, 18, 20)}
+    (warning,) = (event for _, event in run_dir.events() if event["kind"] == "warning")
+    assert "checkpoint.best: val/acuracy was not logged" in warning["text"]
+    assert "did you mean 'val/accuracy'?" in warning["text"]
+
+
 def test_a_state_of_another_training_is_refused(planned: Planned) -> None:
     run_dir = history(planned, SMALL, (1, None))
     path = str(run_dir.checkpoints_dir / "00000010")
