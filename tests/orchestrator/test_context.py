@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -284,13 +285,28 @@ def test_close_gives_the_handlers_back(open_context):
 
 
 def test_sigusr1_dumps_the_stacks_of_all_threads(open_context):
-    context = open_context(rank=1, attempt=2)
+    context = open_context(rank=1, attempt=1)
+    # in a process of its own: faulthandler shows at most 100 threads, and tests leave some
+    program = """
+import os, signal, sys
+from orchestrator.context import JobContext
+from orchestrator.store import RunDir
+
+run_dir = RunDir(sys.argv[1])
+plan = run_dir.plan()
+context = JobContext.open(plan, plan.run_dir, attempt=2, rank=1, world_size=2, local_rank=1)
+
+def here_it_stands():
     os.kill(os.getpid(), signal.SIGUSR1)
-    path = context.run_dir.attempt_dir(2) / "rank-1.stacks"
-    limit = time.monotonic() + 10
-    while "test_sigusr1_dumps_the_stacks_of_all_threads" not in path.read_text():
-        assert time.monotonic() < limit
-    assert "most recent call first" in path.read_text()
+
+here_it_stands()
+context.close()
+"""
+    command = [sys.executable, "-c", program, str(context.run_dir.path)]
+    subprocess.run(command, check=True, timeout=60)
+    text = (context.run_dir.attempt_dir(2) / "rank-1.stacks").read_text()
+    assert "in here_it_stands" in text
+    assert "most recent call first" in text
 
 
 def test_stop_requests_cost_little(open_context):
