@@ -44,6 +44,11 @@ def make(config: Config) -> ImageTask:
     defaults = source.model_options(config.model.name)
     built = ModelConfig(name=config.model.name, options={**defaults, **config.model.options})
     module = build_model(built, {})
+    if (classes := built.options["num_classes"]) < len(source.classes):
+        raise ValueError(
+            f"params.model.options.num_classes: {classes} for {len(source.classes)} classes of the "
+            "data; expected as many at least. Hint: leave it out"
+        )
     return ImageTask(module, built, source, config.label_smoothing, config.mixup)
 
 

@@ -28,10 +28,13 @@ def main(module_file: str) -> None:
                 f"{sys.argv[1]}: is a spec of {made.job_module}; expected one of {job}. "
                 f"Hint: python -m {made.job_module} {sys.argv[1]}"
             )
-        console = Console()
-        print(made.run_id, flush=True)  # noqa: T201  # the first line is the run's id
+        if made.engine == "training" and made.spec.resources.max_workers > 1:
+            text = "one worker, this process; resources.workers and retry are for Ray"
+            print(text, file=sys.stderr)  # noqa: T201
+        console = Console(first_line=made.run_id)
         try:
             run = run_here(made, console=console)
+            console.begin()
         finally:
             console.close()
     except OrchestratorError as error:

@@ -166,7 +166,8 @@ class RunDir(EventLog):
                 raise
             raise UsageError(
                 f"{error.filename or run.path}: cannot be written: {error.strerror}; runs are kept "
-                "there. Hint: set ORCHESTRATOR_HOME to a directory you may write to."
+                "there. Hint: set ORCHESTRATOR_HOME, or the spec's storage, to a directory you may "
+                "write to."
             ) from error
         run.write_status(created_at=time.time())
         return run
@@ -211,10 +212,10 @@ class RunDir(EventLog):
         if close:
             hint = f"did you mean '{close}'?"
         elif known:
-            hint = f"`orchestrator list` shows the {len(known)} runs there"
+            hint = f"`orchestrator list` shows those there are ({len(known)})."
         else:
-            hint = "there are no runs there yet; ORCHESTRATOR_HOME says where runs are kept"
-        raise RunNotFound(f"{home}: there is no run '{run_id}'. Hint: {hint}.")
+            hint = "there are no runs there yet; ORCHESTRATOR_HOME says where runs are kept."
+        raise RunNotFound(f"{home}: there is no run '{run_id}'. Hint: {hint}")
 
     # Plan and status
 

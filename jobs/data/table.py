@@ -171,9 +171,10 @@ def load(config: TableConfig) -> Table:
     columns = measure(config, train)
     new = set(test[config.target]) - set(columns.classes) if columns.classes else set()
     if new:
+        more = f" and {len(new) - 5} more" if len(new) > 5 else ""
         raise ValueError(
-            f"{path}: classes without a training row: {', '.join(sorted(new))}; expected some of "
-            "each. Hint: another params.data.split_seed, or fewer classes"
+            f"{path}: classes without a training row: {', '.join(sorted(new)[:5])}{more}; expected "
+            "some of each. Hint: another params.data.split_seed, or fewer classes"
         )
     facts |= {"train_samples": len(train), "test_samples": len(test)}
     unseen = {

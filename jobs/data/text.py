@@ -90,14 +90,14 @@ def load(config: TextConfig) -> Text:
     cut = round(len(words) * (1 - config.validation))
     counts = Counter(words[:cut])
     tokens = [UNKNOWN, *sorted(word for word, n in counts.items() if n >= config.min_count)]
+    if min(cut, len(words) - cut) <= config.window:
+        raise ValueError(
+            f"{config.path}: {cut} tokens to train on and {len(words) - cut} held out; expected "
+            f"more than {config.window} in each part. Hint: a smaller params.data.window"
+        )
     number = {token: i for i, token in enumerate(tokens)}
     codes = np.array([number.get(word, 0) for word in words], np.int64)
     train, test = (Windows(part, config.window) for part in (codes[:cut], codes[cut:]))
-    if not len(train) or not len(test):
-        raise ValueError(
-            f"{config.path}: {cut} tokens to train on and {len(test.codes)} held out; expected "
-            f"more than {config.window} in each part. Hint: a smaller params.data.window"
-        )
     facts = {
         "name": config.path.name,
         "path": str(config.path),

@@ -54,7 +54,10 @@ class ImageFolder(Dataset[tuple[Any, Any]]):
         self.loader = loader
         self.exif = exif
         if not os.path.isdir(self.root):
-            raise FileNotFoundError(f"ImageFolder: {self.root}: no such folder")
+            raise FileNotFoundError(
+                f"ImageFolder: {self.root}: no such folder; expected one with a sub-folder of "
+                "images per class"
+            )
         self.classes = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
         if not self.classes:
             raise FileNotFoundError(

@@ -168,7 +168,9 @@ def test_what_cannot_be_is_said_before(planned: Planned, tmp_path: Path) -> None
         ("latin", "not UTF-8"),
         ("none", "none: cannot be read: No such"),
         ("short", "expected more than"),
+        ("empty", "0 tokens to train on and 0 held out; expected more than"),
     ):
+        (tmp_path / "empty").touch()
         (tmp_path / "short").write_text("short")
         data = {"kind": "text", "path": str(tmp_path / path)}
         with pytest.raises(UsageError, match=what):

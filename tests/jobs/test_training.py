@@ -315,6 +315,10 @@ def test_what_cannot_be_trained_is_said_before(planned: Planned) -> None:
     for params, what in (
         (SMALL | {"activation_checkpointing": True}, "Sequential has no blocks"),
         (SMALL | {"model": {"name": "resnet18"}}, "resnet18 takes RGB images"),
+        (
+            SMALL | {"model": {"name": "mlp", "options": {"num_classes": 4}}},
+            "num_classes: 4 for 10 classes",
+        ),
         (SMALL | {"augment": {"resized_crop": True}}, "expected image_folder"),
         (SMALL | {"weights": "none.pth", "weights_only": True}, "no such file or checkpoint"),
     ):

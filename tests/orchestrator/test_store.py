@@ -296,7 +296,7 @@ def test_runs_newest_first_and_latest(make_plan, home):
     assert store.latest(home, engine="batch").run_id == "r3"
     assert store.resolve_run(home, "run:/latest").run_id == "r1"
     assert store.resolve_run(home, "run:/r0").run_id == "r0"
-    with pytest.raises(RunNotFound, match="the 4 runs there"):
+    with pytest.raises(RunNotFound, match=r"shows those there are \(4\)"):
         store.resolve_run(home, "run:/r9")
     with pytest.raises(RunNotFound, match="no batch run with status FAILED"):
         store.latest(home, engine="batch", status="FAILED")
