@@ -99,7 +99,7 @@ def test_an_elastic_run_grows_when_a_node_comes(
     nodes: Nodes, drive: Callable[..., Driven], twelve: dict[str, Any]
 ) -> None:
     nodes.start(1)
-    workers = changes(resources__workers={"min": 1, "max": 2}, params__pause_s=1.5)
+    workers = changes(resources__workers={"min": 1, "max": 2}, params__pause_s=2.5)
     run = drive("grows", twelve["spec"], *workers)
     run.reaches(1)
     nodes.start(2)
