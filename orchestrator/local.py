@@ -11,6 +11,7 @@ from orchestrator.errors import OrchestratorError, UsageError
 
 def main(module_file: str) -> None:
     """Run the spec named on the command line; exits with the codes of `orchestrator run`."""
+    from orchestrator.cli.common import INTERRUPTED
     from orchestrator.cli.console import Console
     from orchestrator.cli.run import finish
     from orchestrator.plan import plan
@@ -40,4 +41,7 @@ def main(module_file: str) -> None:
     except OrchestratorError as error:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before there was a run to stop
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)
     sys.exit(finish(run, as_json=False))
