@@ -10,7 +10,7 @@
 | `.tar` | the images in a shard (WebDataset), in their order; a pattern of shards too |
 | any other file | that file |
 
-Each may be a URI: `file://`, `s3://`, `gs://` by pyarrow, others where fsspec has a driver,
+Each may be a URI: `file://`; `s3://`, `gs://` by pyarrow, others where fsspec has a driver,
 `http(s)://` (single files) where the host is in `hosts`. Order: a folder's by name, bytewise; a
 list's as it is written.
 

@@ -89,14 +89,19 @@ def entries(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
         if scheme(inputs) is None and not os.path.lexists(inputs):
             raise UsageError(f"{inputs}: no such folder or file; expected a folder with images")
         yield _referred(inputs, inputs, None)
-    elif scheme(inputs):
+    elif scheme(inputs) not in (None, "file"):
         yield from _uri_files(config, out)
     else:
         base, matches = _pattern(inputs) if kind == "pattern" else (inputs, None)
-        for path, size, inode in walk(base, out):
-            if matches is None or matches(os.fsdecode(path)):
-                truth = _folder_name(path, base) if config.truth == "folder" else None
-                yield Entry(path, size=size, inode=inode, truth=truth)
+        root = base
+        if scheme(base):
+            base = base.rstrip("/")
+            root = open_uri(base)[1]
+        for path, size, inode in walk(root, out):
+            name = os.fsencode(base) + path[len(os.fsencode(root)) :]
+            if matches is None or matches(os.fsdecode(name)):
+                truth = _folder_name(name, base) if config.truth == "folder" else None
+                yield Entry(name, source=path, size=size, inode=inode, truth=truth)
 
 
 def _inode(status: os.stat_result) -> int:
@@ -168,8 +173,8 @@ def _expression(pattern: str) -> str:
 
 
 def _folder_name(path: bytes, root: str) -> str | None:
-    below = shown(path)[len(root.rstrip("/")) + 1 :]
-    return below.partition("/")[0] if "/" in below else None
+    below = path[len(os.fsencode(root.rstrip("/"))) + 1 :]
+    return shown(below.partition(b"/")[0]) if b"/" in below else None
 
 
 def _uri_files(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
@@ -195,7 +200,7 @@ def _uri_files(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
             out.hidden += 1
         elif matches is None or matches(uri):
             truth = _folder_name(os.fsencode(uri), base) if config.truth == "folder" else None
-            source = os.fsencode(_below(base, name) + mark + options)
+            source = os.fsencode(uri + mark + options)
             yield Entry(os.fsencode(uri), "uri", source, size=info.size, truth=truth)
 
 

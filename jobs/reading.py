@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import os
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from pyarrow import fs
 
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 30.0  # without a byte from a server
+_WHOLE_S = 300.0
 
 
 def scheme(text: str) -> str | None:
@@ -128,9 +132,23 @@ def _read_http(uri: str, hosts: Collection[str]) -> bytes:
     opener = urllib.request.build_opener(_AllowedRedirects(hosts))
     try:
         with opener.open(uri, timeout=_TIMEOUT_S) as answer:
-            return _limited(answer)
+            return _in_time(answer)
     except urllib.error.HTTPError as error:
         raise ImageError(f"cannot be read: the server answered {error.code}") from None
+    except http.client.HTTPException as error:  # no OSError: an odd URL or answer
+        raise ImageError(f"cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _in_time(answer: Any) -> bytes:
+    """The body of an answer whose server may send it byte by byte."""
+    data, began = bytearray(), time.monotonic()
+    while len(data) <= MAX_FILE_BYTES and (piece := answer.read1(1 << 16)):
+        data += piece
+        if time.monotonic() - began > _WHOLE_S:
+            raise ImageError(f"cannot be read: {len(data)} bytes in {_WHOLE_S:g} s, and no end")
+    if answer.length:
+        raise ImageError(f"cannot be read: ends after {len(data)} bytes, {answer.length} early")
+    return _limited(io.BytesIO(data))
 
 
 def _read_range(path: str, offset: int, size: int) -> bytes:

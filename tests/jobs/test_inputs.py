@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from jobs import inputs
+from jobs import inputs, reading
 from jobs.inputs import InputsConfig, check, part_size, write_manifest
 from jobs.listing import LeftOut, entries
 from jobs.reading import read_input
@@ -163,7 +163,9 @@ class Site(BaseHTTPRequestHandler):
             self.send_header("Location", "http://elsewhere.invalid/x.png")
             self.end_headers()
         else:
-            self.send_response(200 if self.path == "/x.png" else 404)
+            self.send_response(404 if self.path == "/none.png" else 200)
+            if self.path == "/short.png":
+                self.send_header("Content-Length", "10")
             self.end_headers()
             self.wfile.write(b"pixels")
 
@@ -181,24 +183,35 @@ def site() -> Iterator[str]:
     thread.join()
 
 
-def test_http_only_from_hosts_that_are_allowed_redirects_too(tmp_path: Path, site: str) -> None:
+def test_http_only_from_hosts_that_are_allowed_redirects_too(
+    tmp_path: Path, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = listed(tmp_path, f"{site}/x.png")
     assert read_input(rows[0], ("127.0.0.1",)) == b"pixels"
     for name, hosts, what in (
         ("x.png", (), "host 127.0.0.1 is not among"),
         ("away", ("127.0.0.1",), "host elsewhere.invalid is not among"),
-        ("none", ("127.0.0.1",), "the server answered 404"),
+        ("none.png", ("127.0.0.1",), "the server answered 404"),
+        ("short.png", ("127.0.0.1",), "ends after 6 bytes, 4 early"),
+        ("a space.png", ("127.0.0.1",), "URL can't contain control characters"),
+        ("\u00fc.png", ("127.0.0.1",), "'ascii' codec can't encode"),
     ):
         with pytest.raises(ImageError, match=what):
             read_input({**rows[0], "source": f"{site}/{name}".encode()}, hosts)
+    monkeypatch.setattr(reading, "_WHOLE_S", -1.0)
+    with pytest.raises(ImageError, match="6 bytes in -1 s, and no end"):
+        read_input(rows[0], ("127.0.0.1",))
 
 
-def test_an_object_store_is_listed_by_pyarrow(tmp_path: Path, folder: Path) -> None:
-    rows = listed(tmp_path, folder.as_uri())
-    assert [row["path"] for row in rows] == [
-        f"{folder.as_uri()}/{name}" for name in ("a.d/2.png", "a/1.png", "a/c/3.txt", "b.jpg")
-    ]
+def test_a_folder_by_its_uri(tmp_path: Path, folder: Path) -> None:
+    folder = folder.rename(tmp_path / "my photos")
+    Path(os.fsdecode(os.fsencode(folder) + b"/n\xff?.png")).write_bytes(b"odd")
+    rows = listed(tmp_path, folder.as_uri(), truth="folder")
+    names = ("a.d/2.png", "a/1.png", "a/c/3.txt", "b.jpg", "n\\xff?.png")
+    assert [row["path"] for row in rows] == [f"{folder.as_uri()}/{name}" for name in names]
+    assert [row["truth"] for row in rows] == ["a.d", "a", "a", None, None]
     assert read_input(rows[0], ()) == b"a.d/2.png"
+    assert read_input(rows[-1], ()) == b"odd"
 
 
 def test_a_bucket_is_listed_and_read(
