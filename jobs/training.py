@@ -179,6 +179,7 @@ class Training:
                 "batch_size": config.batch_size,
                 "samples": self.samples,
                 "seed": ctx.seed,
+                "optimizer": config.optimizer.model_dump(),  # its state has its own rates
             },
             task=task,
             facts=dict(task.saved),
@@ -418,5 +419,11 @@ class Training:
             return
         if self.config.weights_only:
             self.task.start(Path(weights))
-        else:
-            self.state.load_state_dict(load_checkpoint(Path(weights)), weights)
+            return
+        self.state.load_state_dict(load_checkpoint(Path(weights)), weights)
+        if self.progress.epoch >= self.config.epochs:
+            raise ValueError(
+                f"params.weights: {weights} has trained {self.progress.epoch} epochs, and epochs "
+                f"is {self.config.epochs}; expected more, or nothing is left to train. Hint: "
+                "weights_only: true starts anew from its weights"
+            )

@@ -108,7 +108,7 @@ def explain(
         elif kind == "value_error":
             reason = str(item["ctx"]["error"]) if "ctx" in item else item["msg"]
             text = f"{dotted}: {reason}" if dotted else reason
-            text = text if text.endswith(".") else text + "."
+            text = text if text.endswith((".", "?")) else text + "."
         elif kind == "union_tag_not_found":
             tag = item["ctx"]["discriminator"].strip("'")
             text = f"missing key '{dotted}.{tag}'; it decides which other keys there are."

@@ -224,7 +224,7 @@ def uri_problem(uri: str) -> str | None:
     scheme, rest = found[1], found[2].partition("?")
     if scheme not in _PYARROW and scheme not in (known := _fsspec_schemes()):
         close = did_you_mean(scheme, [*_PYARROW, *known])
-        hint = f". Hint: did you mean {close!r}?" if close else ""
+        hint = f" Hint: did you mean {close!r}?" if close else ""
         return (
             f"nothing here knows the scheme {scheme!r}; expected s3, gs, abfs, hdfs, file or "
             + (f"one that fsspec has a driver for.{hint}")

@@ -248,6 +248,9 @@ def test_a_state_of_another_training_is_refused(planned: Planned) -> None:
     path = str(run_dir.checkpoints_dir / "00000010")
     for other, what in (
         ({"batch_size": 100}, "batch_size 150 instead of 100"),
+        ({"optimizer": {"lr": 0.2}}, "optimizer {.*'lr': 0.1,.*} instead of {.*'lr': 0.2,"),
+        ({"optimizer": {"name": "adam"}}, "was saved with optimizer {'name': 'sgd'"),
+        ({}, "has trained 1 epochs, and epochs is 1; expected more"),
         ({"ema": 0.9}, "ema is off in it, on here"),
         ({"precision": "float16"}, "scaler is off in it, on here"),
     ):
