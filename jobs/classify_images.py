@@ -11,6 +11,7 @@ compile always computes COMPUTE_BATCH images, padded where fewer are left.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,8 +129,11 @@ def check(config: Config) -> None:
 
 
 def fingerprint(config: Config) -> str:
-    """Digest of the weights."""
-    return config.load_weights().sha256
+    """Digest of the weights, and of class names that a file gives them."""
+    weights = config.load_weights()
+    if config.labels is None:
+        return weights.sha256
+    return hashlib.sha256("\n".join([weights.sha256, *weights.classes]).encode()).hexdigest()
 
 
 @dataclass

@@ -176,7 +176,7 @@ def _changes(run_dir: RunDir, plan: RunPlan) -> list[str]:
     config = module.Config.model_validate(plan.config)
     recorded = run_dir.status().weights_sha256
     if recorded is not None and recorded != module.fingerprint(config):
-        return ["the weights have changed since"]
+        return ["the weights or their class names have changed since"]
     manifest = run_dir.path / "manifest.parquet"
     if not manifest.exists():
         return []
@@ -283,7 +283,8 @@ def _manifest(driver: Driver, module: Any, config: Any) -> Manifest:
     recorded, now = run_dir.status().weights_sha256, module.fingerprint(config)
     if recorded is not None and recorded != now:
         raise UsageError(
-            f"{run_dir.run_id}: the weights have changed since it began, sha256 {recorded[:12]}... "
+            f"{run_dir.run_id}: the weights or their class names have changed since it began, "
+            f"sha256 {recorded[:12]}... "
             f"then, {now[:12]}... now; expected the same ones"
         )
     run_dir.write_status(weights_sha256=now)

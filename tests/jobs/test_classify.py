@@ -251,6 +251,17 @@ def test_labels_that_are_too_few_are_refused(trained: str, tmp_path: Path) -> No
         load(trained, None, tmp_path / "labels.txt")
 
 
+def test_other_class_names_have_another_fingerprint(trained: str, tmp_path: Path) -> None:
+    found = [classify_images.fingerprint(classify_images.Config(inputs="x", weights=trained))]
+    for letter in "ab":
+        path = tmp_path / f"{letter}.txt"
+        path.write_text("".join(f"{letter}{i}\n" for i in range(10)))
+        config = classify_images.Config(inputs="x", weights=trained, labels=path)
+        found.append(classify_images.fingerprint(config))
+    assert found[0] == load(trained, None, None).sha256
+    assert len(set(found)) == 3
+
+
 def test_a_stop_leaves_whole_parts_and_the_rest_is_done_later(
     classified: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -294,7 +305,7 @@ def test_the_same_command_continues_and_another_is_refused(
         batch.earlier(again())
     (folder / "9" / "new.png").unlink()
     run.directory.write_status(weights_sha256="0" * 64)
-    with pytest.raises(UsageError, match="the weights have changed since"):
+    with pytest.raises(UsageError, match="the weights or their class names have changed since"):
         batch.earlier(again())
     assert batch.earlier(again(output=str(tmp_path / "elsewhere"))) is None
     assert batch.earlier(again(output=None)) is None  # one that ended well is not continued
