@@ -143,7 +143,9 @@ def classify(
 
 
 def _alone(inputs: str) -> bool:
-    """Whether `inputs` is one image on this machine: Ray would take longer to start."""
+    """Whether `inputs` is one image, here or at a server: Ray would take longer to start."""
+    if inputs.lower().startswith(("http://", "https://")):
+        return True  # which give no lists
     path = os.path.expanduser(inputs)
     return os.path.isfile(path) and not path.lower().endswith(_LISTS)
 

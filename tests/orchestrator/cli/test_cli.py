@@ -534,6 +534,17 @@ def test_classify_builds_a_spec_and_counts(images, engine, tmp_path):
     assert "table     /o" in done.lines
 
 
+def test_one_image_needs_no_ray(tmp_path, monkeypatch):
+    from orchestrator.cli import classify
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "a.JPG", "noext", "list.TXT"):
+        (tmp_path / name).touch()
+    alone = ("a.jpg", "a.JPG", "noext", "https://host/a.jpg", str(tmp_path / "a.jpg"))
+    several = (".", "list.TXT", "*.jpg", "s3://bucket/photos", "~no such user/a.jpg")
+    assert [name for name in (*alone, *several) if classify._alone(name)] == list(alone)
+
+
 def test_classify_json_has_the_public_names(images):
     found = images("photos", "--weights", "w.pth", "--json").json
     assert {k: found[k] for k in ("inputs", "ok", "quarantined", "duplicates", "output")} == {
