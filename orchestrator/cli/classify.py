@@ -101,6 +101,11 @@ def classify(
     from orchestrator.cli.run import execute
     from orchestrator.engine.cluster import local_resources
 
+    if (shown := os.fsencode(inputs).decode(errors="backslashreplace")) != inputs:
+        raise UsageError(
+            f"INPUTS: {shown} is not UTF-8; expected text, which a spec can hold. "
+            "Hint: the folder above it, or a pattern with * for the odd bytes"
+        )
     params: dict[str, Any] = {
         "inputs": inputs,
         "model": model,

@@ -594,6 +594,12 @@ def test_errors_of_classify_name_the_flag(images, flags, said):
     assert done.out == ""
 
 
+def test_inputs_that_are_no_text_are_refused(images):
+    done = images("photos\udcff", "--weights", "w.pth")
+    assert done.code == 2
+    assert "INPUTS: photos\\xff is not UTF-8" in done.err
+
+
 def test_a_model_without_weights_is_refused(images):
     done = images("photos", "--model", "resnet50")
     assert done.code == 2
