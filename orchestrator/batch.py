@@ -147,6 +147,20 @@ def continued(old: RunPlan, new: RunPlan) -> RunPlan:
     return old.model_copy(update={"config": config, "spec": spec, "address": new.address})
 
 
+def settled(run: Run, plan: RunPlan) -> bool:
+    """Whether `run` leaves the same command, planned anew, nothing to do: its table is whole and
+    has no more bad rows than that command allows.
+    """
+    from orchestrator.parts import Manifest, Parts
+
+    counts = run.directory.status().batch
+    if run.status() is not RunStatus.SUCCEEDED or counts is None:
+        return False
+    manifest = Manifest(run.path / "manifest.parquet")
+    parts = Parts.of(manifest, output(run.directory.plan()), plan.config["format"])
+    return not parts.waiting() and not too_many_bad(plan, counts)
+
+
 def too_many_bad(plan: RunPlan, counts: Mapping[str, int]) -> str:
     """Why the counts of a whole table are too bad for the plan's `max_bad`, or nothing."""
     config = importlib.import_module(plan.job_module).Config.model_validate(plan.config)

@@ -69,11 +69,9 @@ def again(run: Run, plan: RunPlan, as_json: bool) -> int:
     """The same command again: continue its run, or say that all is done; gives the exit code."""
     from orchestrator import batch, submit
     from orchestrator.cli.console import Console
-    from orchestrator.run import RunStatus
 
     print(run.run_id, flush=True)
-    counts = run.directory.status().batch
-    if run.status() is RunStatus.SUCCEEDED and not (counts and batch.too_many_bad(plan, counts)):
+    if batch.settled(run, plan):
         print(f"{run.run_id} has done this already", file=sys.stderr)
         return finish(run, as_json)
     print(f"continuing {run.run_id}", file=sys.stderr)

@@ -335,15 +335,18 @@ def test_the_same_command_brings_its_own_workers_and_max_bad(
     run, _ = classified(max_bad=3)
     plan, counts = run.directory.plan(), run.directory.status().batch
     assert counts is not None
-    assert batch.too_many_bad(plan, counts) == ""
+    assert batch.settled(run, plan)
     resources = plan.spec.resources.model_copy(update={"workers": 2})
     spec = plan.spec.model_copy(update={"resources": resources, "name": "other"})
     config = {**plan.config, "max_bad": 2, "batch_size": 3, "top_k": 1}
     new = batch.continued(plan, plan.model_copy(update={"spec": spec, "config": config}))
     assert batch.too_many_bad(new, counts).startswith("3 of 64 inputs are quarantined; max_bad 2")
+    assert not batch.settled(run, new)
     assert new.config == {**plan.config, "max_bad": 2, "batch_size": 3}
     assert (new.spec.resources.workers, new.spec.name) == (2, plan.spec.name)
     assert new.run_id == run.run_id
+    next(batch.output(plan).glob("part-*")).unlink()
+    assert not batch.settled(run, plan)
 
 
 def test_a_disk_that_stays_full_is_said_in_the_end(
