@@ -108,8 +108,11 @@ def _read_uri(uri: str, hosts: Collection[str]) -> bytes:
 
 def _expect_host(uri: str, hosts: Collection[str]) -> None:
     host = urllib.parse.urlsplit(uri).hostname
-    if host not in hosts:
-        raise ImageError(f"host {host} is not among the hosts that may be read: params.hosts")
+    if host not in {name.lower() for name in hosts}:
+        allowed = ", ".join(hosts) or "none"
+        raise ImageError(
+            f"host {host} is not among params.hosts, which are {allowed}. Hint: --host {host}"
+        )
 
 
 class _AllowedRedirects(urllib.request.HTTPRedirectHandler):

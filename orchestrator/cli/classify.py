@@ -36,6 +36,7 @@ _FLAGS = {
     "params.batch_size": "--batch-size",
     "params.max_bad": "--max-bad",
     "resources": "--workers",
+    "resources.cpus_per_worker": "--cpus",
 }
 
 
@@ -123,11 +124,12 @@ def classify(
         "batch_size": batch_size,
         "max_bad": int(max_bad) if max_bad is not None and max_bad.isdecimal() else max_bad,
     }
-    if params["local"] and workers is not None:
-        raise UsageError(
-            f"--workers: {workers} workers, but one image or --local takes this process alone; "
-            "expected one of the two"
-        )
+    for flag, value in (("--workers", workers), ("--address", address)):
+        if params["local"] and value is not None:
+            raise UsageError(
+                f"{flag}: {value}, but one image or --local takes this process alone; "
+                "expected one of the two"
+            )
     resources = {"workers": _range(workers), "cpus_per_worker": cpus}
     here = int(local_resources()["CPU"])
     if params["local"] and cpus is None:

@@ -582,6 +582,8 @@ def test_too_many_bad_inputs_is_exit_1_with_the_table_told(images, engine):
     [
         (["--top-k", "0"], "--top-k: params.top_k: got 0; expected greater than or equal to 1."),
         (["--workers", "0"], "--workers: resources.workers: got 0"),
+        (["--cpus", "0"], "--cpus: resources.cpus_per_worker: got 0"),
+        (["--local", "--address", "h:1"], "--address: h:1, but one image or --local takes"),
         (["--workers", "9"], "--workers: needs 9 CPUs (9 workers x 1), this machine has 2."),
         (["--name", "a/b"], "--name: name: 'a/b' cannot name a directory"),
         (["--top-k", "x"], "Invalid value for '--top-k'"),
