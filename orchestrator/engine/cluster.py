@@ -17,6 +17,7 @@ from orchestrator.errors import BackendUnavailable, UsageError
 # No images are in it, and checkpoints neither; what user code of trainings may put there fits.
 EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
 _ANSWER_S = 1.0
+_KNOCK_S = 10.0
 
 
 def local_resources() -> dict[str, float]:
@@ -97,6 +98,7 @@ def connect(
     beside = threading.Thread(target=meanwhile, name="meanwhile", daemon=True)
     beside.start()
     try:
+        _knock(address)
         ray.init(**options)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
         where = "embedded Ray" if address is None else f"Ray at {address}"
@@ -109,6 +111,13 @@ def connect(
         yield dict(ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """OSError where nobody listens at HOST:PORT; Ray would try for a quarter of an hour."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def free_places(cpus: int) -> list[str]:

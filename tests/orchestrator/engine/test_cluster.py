@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -9,6 +10,7 @@ import ray
 import ray._private.state
 
 from orchestrator.engine import cluster
+from orchestrator.errors import BackendUnavailable
 
 
 def test_workers_fit_where_cpus_are_free_on_nodes_that_answer(
@@ -35,3 +37,15 @@ def test_workers_fit_where_cpus_are_free_on_nodes_that_answer(
         assert cluster.free_places(6) == []
         free["b"] = {"memory": 1.0}  # all of its CPUs are held
         assert cluster.free_places(1) == ["a", "a", "a"]
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(ray._private.worker, "print_to_stdstream", print)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with (
+        pytest.raises(BackendUnavailable, match=f"Ray at {address}: could not be reached: .*refus"),
+        cluster.connect(address, 1),
+    ):
+        pass
