@@ -6,9 +6,10 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def connect(
     beside.start()
     try:
         _knock(address)
-        ray.init(**options)
+        with _core_unheard() if batch else nullcontext():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
         where = "embedded Ray" if address is None else f"Ray at {address}"
         raise BackendUnavailable(
@@ -111,6 +113,21 @@ def connect(
         yield dict(ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _core_unheard() -> Iterator[None]:
+    """Without file descriptor 2, on which Ray's core repeats the log level it was told."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(nothing)
+        os.close(terminal)
 
 
 def _knock(address: str | None) -> None:
