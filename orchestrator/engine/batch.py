@@ -42,7 +42,7 @@ def run_parts(job: Job, missing: list[int], cluster: Mapping[str, float]) -> Ite
     context.print_on_execution_start = False
     # A pool grows while all of its actors have PARTS_IN_WORK parts; by default it waits for more.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised here anyway
     resources = job[0].spec.resources
     least = min(resources.min_workers, len(missing))
     most = min(resources.max_workers, len(missing))
