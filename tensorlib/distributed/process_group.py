@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 from tensorlib.device import cupy_module
 
@@ -13,7 +15,7 @@ from .shm import SharedMemoryCommunicator
 from .tcp import TcpCommunicator
 from .threads import ThreadCommunicator
 
-_BACKENDS = (None, "shm", "tcp", "nccl", "threads")
+_BACKENDS = (None, "gloo", "shm", "tcp", "nccl", "threads")
 
 
 class _NoMember:
@@ -30,9 +32,10 @@ _group: Communicator | None = None
 
 def init_process_group(
     backend: str | None = None,
-    rank: int | None = None,
-    world_size: int | None = None,
-    timeout_s: float = 600.0,
+    init_method: str | None = None,
+    timeout: timedelta | float = 600.0,
+    world_size: int = -1,
+    rank: int = -1,
     *,
     communicator: Communicator | None = None,
 ) -> None:
@@ -43,11 +46,14 @@ def init_process_group(
     all of them to keep others out. A group of one process needs no address.
 
     Args:
-        backend: None finds the best: shared memory between the ranks of a node, TCP between nodes.
-            "shm" insists that all ranks are on one node, "tcp" uses sockets only, "nccl" is for
-            arrays on CUDA devices, the current one of each process, "threads" is for one process
-            (`ThreadCommunicator.group` makes more ranks).
-        timeout_s: how long to wait for the others here, and for progress in any collective.
+        backend: None, or PyTorch's "gloo", finds the best way between CPUs: shared memory within a
+            node, TCP between nodes. "shm" insists that all ranks are on one node, "tcp" uses
+            sockets only, "nccl" is for arrays on CUDA devices, the current one of each process,
+            "threads" is for one process (`ThreadCommunicator.group` makes more ranks).
+        init_method: "env://" (the default) as above, or "tcp://HOST:PORT" instead of MASTER_ADDR
+            and MASTER_PORT.
+        timeout: how long to wait for the others here, and for progress in any collective, as a
+            timedelta or in seconds.
         communicator: use this one instead of making one (rank and world_size are its own).
 
     Raises:
@@ -62,7 +68,7 @@ def init_process_group(
             "Hint: destroy_process_group() first"
         )
     if communicator is not None:
-        if backend is not None or rank is not None or world_size is not None:
+        if backend is not None or rank != -1 or world_size != -1:
             raise ValueError(
                 "init_process_group: communicator excludes backend, rank and world_size"
             )
@@ -73,10 +79,11 @@ def init_process_group(
             f"init_process_group: backend={backend!r}; expected one of {_BACKENDS}. Hint: leave it "
             "out, the best way between two ranks is found out"
         )
+    timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
     if timeout_s <= 0:
-        raise ValueError(f"init_process_group: timeout_s={timeout_s}; expected more than 0")
-    rank = _integer("RANK", "rank") if rank is None else rank
-    world_size = _integer("WORLD_SIZE", "world_size") if world_size is None else world_size
+        raise ValueError(f"init_process_group: timeout={timeout}; expected more than 0")
+    rank = _integer("RANK", "rank") if rank == -1 else rank
+    world_size = _integer("WORLD_SIZE", "world_size") if world_size == -1 else world_size
     if not 0 <= rank < world_size:
         raise ValueError(
             f"init_process_group: rank={rank}, world_size={world_size}; "
@@ -90,9 +97,7 @@ def init_process_group(
             f"init_process_group: backend='threads' with world_size={world_size}; expected ranks "
             "in one process. Hint: ThreadCommunicator.group(world_size) and communicator="
         )
-    host, port = _variable("MASTER_ADDR", "address of rank 0"), _integer("MASTER_PORT", "port")
-    if not 0 < port < 65536:
-        raise ValueError(f"init_process_group: MASTER_PORT={port}; expected 1..65535")
+    host, port = _meeting_place(init_method)
     token = os.environ.get("TENSORLIB_DIST_TOKEN", "")
     if backend == "tcp":
         _group = TcpCommunicator(rank, world_size, host, port, token, timeout_s)
@@ -198,6 +203,22 @@ def _variable(name: str, what: str) -> str:
     if not value:
         raise ValueError(f"init_process_group: the environment variable {name} ({what}) is not set")
     return value
+
+
+def _meeting_place(init_method: str | None) -> tuple[str, int]:
+    """Host and port where rank 0 listens."""
+    if init_method in (None, "env://"):
+        host, port = _variable("MASTER_ADDR", "address of rank 0"), _integer("MASTER_PORT", "port")
+        if not 0 < port < 65536:
+            raise ValueError(f"init_process_group: MASTER_PORT={port}; expected 1..65535")
+        return host, port
+    found = re.fullmatch(r"tcp://(?:\[([^]]+)\]|([^:/]+)):(\d{1,5})", str(init_method))
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise ValueError(
+            f"init_process_group: init_method={init_method!r}; expected 'env://' or "
+            "'tcp://HOST:PORT'"
+        )
+    return found[1] or found[2], int(found[3])
 
 
 def _integer(name: str, what: str) -> int:

@@ -304,7 +304,7 @@ def digest(model):
 def main():
     from tensorlib import distributed
 
-    distributed.init_process_group(timeout_s=LIMIT_S)
+    distributed.init_process_group(timeout=LIMIT_S)
     group = distributed.get_communicator()
     model = train(make_model(group.rank, norm=False), group, group.rank, group.world_size)
     print(digest(model), *model[2].bias.tolist())

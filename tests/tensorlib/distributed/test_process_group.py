@@ -1,7 +1,10 @@
 """torch.distributed's functions on the process group, and objects without pickle."""
 
 import json
+import socket
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,14 +82,38 @@ def test_what_is_missing_is_named(monkeypatch, env, text):
 
 
 def test_arguments_of_init():
-    with pytest.raises(ValueError, match="backend='gloo'"):
-        dist.init_process_group("gloo", 0, 1)
-    with pytest.raises(ValueError, match="timeout_s=0"):
-        dist.init_process_group("tcp", 0, 1, timeout_s=0)
+    with pytest.raises(ValueError, match="backend='mpi'"):
+        dist.init_process_group("mpi", rank=0, world_size=1)
+    with pytest.raises(ValueError, match="timeout=0"):
+        dist.init_process_group("tcp", timeout=0, rank=0, world_size=1)
     with pytest.raises(ValueError, match="backend='threads' with world_size=2"):
-        dist.init_process_group("threads", 0, 2)
+        dist.init_process_group("threads", rank=0, world_size=2)
     with pytest.raises(ValueError, match="communicator excludes"):
         dist.init_process_group("tcp", communicator=ThreadCommunicator.group(1)[0])
+    for method in ("file:///tmp/x", "tcp://host", "tcp://host:0", "tcp://host:70000"):
+        with pytest.raises(ValueError, match="init_method"):
+            dist.init_process_group("gloo", method, rank=0, world_size=2)
+
+
+def test_scripts_for_torch_meet_by_init_method_and_timedelta():
+    """PyTorch's arguments: backend, init_method, timeout, world_size, rank."""
+    program = (
+        "import sys, datetime\n"
+        "import numpy as np\n"
+        "import tensorlib.distributed as dist\n"
+        "rank = int(sys.argv[1])\n"
+        "wait = datetime.timedelta(seconds=30)\n"
+        "dist.init_process_group('gloo', 'tcp://127.0.0.1:' + sys.argv[2], wait, 2, rank)\n"
+        "x = np.full(3, rank + 1.0)\n"
+        "dist.all_reduce(x)\n"
+        "assert x.tolist() == [3.0, 3.0, 3.0]\n"
+        "dist.destroy_process_group()\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ranks = [subprocess.Popen([sys.executable, "-c", program, str(r), port]) for r in (0, 1)]
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
 
 
 def test_wrong_tensors_are_refused(alone):

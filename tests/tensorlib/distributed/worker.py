@@ -65,7 +65,7 @@ def mismatch():
 def join(limit_s):
     nodes = os.environ.get("NODES")
     if nodes is None:
-        dist.init_process_group(os.environ.get("BACKEND"), timeout_s=limit_s)
+        dist.init_process_group(os.environ.get("BACKEND"), timeout=limit_s)
         return
     world_size, port = int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"])
     group = dist.SharedMemoryCommunicator(
