@@ -29,6 +29,7 @@ from tensorlib.distributed import Communicator, ThreadCommunicator
 from tensorlib.nn import functional as F
 
 ENGINE = "training"
+TRAINS = False  # no state to save, no batch to cut, nothing drawn
 
 
 class Config(Part):

@@ -43,7 +43,7 @@ class RunPlan(BaseModel):
     """Everything a run needs to know, frozen.
 
     `shards` is the number of parts of every global batch, fixed for the whole run; None (with
-    `determinism: fast`): as many as an attempt has workers.
+    `determinism: fast`): as many as an attempt has workers, and otherwise that nothing is trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -86,7 +86,7 @@ def plan(
         )
     module = find_job(spec.job, source)
     config, problems = _config(module, spec, source)
-    shards, wrong = _shards(spec, module.ENGINE)
+    shards, wrong = _shards(spec, module)
     problems += [f"{source.where(path)}: {text}" for path, text in wrong]
     shortage = _shortage(spec, available)
     if shortage:
@@ -211,16 +211,17 @@ def render(plan: RunPlan) -> str:
         ("tracking", spec.tracking.uri or f"SQLite under {plan.home}"),
         ("experiment", spec.tracking.experiment or spec.name),
     ]
-    if plan.engine == "training":
+    if plan.shards or spec.determinism == "fast":
         rows += [
             ("shards", str(plan.shards or "one per worker") + f" ({spec.determinism})"),
             ("checkpoints", _checkpoints(spec)),
-            (
-                "retries",
-                f"{retry.errors} errors, {retry.worker_deaths} worker deaths, "
-                f"{retry.preemptions} preemptions; silent for {retry.hang_timeout_s:g} s is hung",
-            ),
         ]
+    if plan.engine == "training":
+        retries = (
+            f"{retry.errors} errors, {retry.worker_deaths} worker deaths, "
+            f"{retry.preemptions} preemptions; silent for {retry.hang_timeout_s:g} s is hung"
+        )
+        rows.append(("retries", retries))
     rows += [
         ("seed", str(spec.seed)),
         ("code", f"orchestrator {plan.code['version']}, git {plan.code['git'] or 'unknown'}"),
@@ -256,30 +257,40 @@ def _checkpoints(spec: JobSpec) -> str:
     return f"{when}, keep {said.keep}{for_ever}" + (f", best by {said.best}" if said.best else "")
 
 
-# What only a training looks at: a batch job that sets one of these would find it ignored.
-_OF_TRAININGS = (
-    ("seed",),
-    ("determinism",),
-    ("shards",),
-    ("checkpoint",),
+# What only some jobs look at: others that set one of these would find it ignored. A module of the
+# engine training says by `TRAINS = False` that it has no training state.
+_OF_TRAININGS = (("seed",), ("determinism",), ("shards",), ("checkpoint",))
+_OF_ATTEMPTS = (
     ("retry", "errors"),
     ("retry", "preemptions"),
     ("retry", "hang_timeout_s"),
 )
 
 
-def _shards(spec: JobSpec, engine: str) -> tuple[int | None, list[tuple[tuple[str, ...], str]]]:
+def _ignored(
+    spec: JobSpec, paths: tuple[tuple[str, ...], ...], kind: str
+) -> list[tuple[tuple[str, ...], str]]:
+    """Those of `paths` that were set although they have no effect on `kind`."""
+    usual = JobSpec(version=1, name=spec.name, job=spec.job)
+    problems = []
+    for path in paths:
+        get = attrgetter(name := ".".join(path))
+        if get(spec) != get(usual):
+            text = f"{name} has no effect on {kind}; expected it to be left out."
+            problems.append((path, text))
+    return problems
+
+
+def _shards(
+    spec: JobSpec, module: ModuleType
+) -> tuple[int | None, list[tuple[tuple[str, ...], str]]]:
     """The number of shards of a run, and what is wrong with what was said about them."""
     most = spec.resources.max_workers
+    if module.ENGINE == "batch":
+        return None, _ignored(spec, (*_OF_TRAININGS, *_OF_ATTEMPTS), "a batch job")
+    if not getattr(module, "TRAINS", True):
+        return None, _ignored(spec, _OF_TRAININGS, f"{spec.job}, which trains nothing")
     problems: list[tuple[tuple[str, ...], str]] = []
-    if engine == "batch":
-        usual = JobSpec(version=1, name=spec.name, job=spec.job)
-        for path in _OF_TRAININGS:
-            get = attrgetter(name := ".".join(path))
-            if get(spec) != get(usual):
-                text = f"{name} has no effect on a batch job; expected it to be left out."
-                problems.append((path, text))
-        return None, problems
     if spec.determinism == "fast":
         if spec.shards is not None:
             text = "with determinism: fast there is one shard per worker; expected it to be null."

@@ -12,6 +12,7 @@ import pytest
 
 import tensorlib
 from jobs import evaluate
+from orchestrator import plan
 from orchestrator.errors import UsageError
 from orchestrator.plan import RunPlan
 from orchestrator.store import RunDir
@@ -117,6 +118,19 @@ def test_evaluate_refuses_what_does_not_fit(
     refused(planned, "evaluate", none, "there are no such weights")
     empty = {"weights": "run:/run-1", "data": {"name": "image_folder", "root": "nowhere"}}
     refused(planned, "evaluate", empty, "nowhere")
+    params = weights | {"data": {"name": "digits"}}
+    made = planned("evaluate", params, retry={"errors": 1})
+    assert made.shards is None
+    assert "checkpoints  " not in plan.render(made)
+    for key, value in {
+        "checkpoint": {"keep": 7},
+        "determinism": "fast",
+        "shards": 4,
+        "seed": 3,
+    }.items():
+        text = f"{key} has no effect on evaluate, which trains nothing; expected it to be left out"
+        with pytest.raises(UsageError, match=rf"yaml:\d+: {text}"):
+            planned("evaluate", params, **{key: value})
 
 
 def test_finetune_changes_the_head_alone(run_here: Run, trained: RunDir) -> None:
