@@ -168,7 +168,6 @@ class Training:
             recompute.wrap(module)
         self.progress = Progress(sums=[0.0] * len(task.names))
         self.stopped = False
-        self.logged: dict[str, float] = {}  # of the last step, and of an epoch that it ended
         lower = config.precision != "float32"
         self._dtype = getattr(tensorlib, config.precision) if lower else None
         self.state = TrainState(
@@ -245,7 +244,6 @@ class Training:
         progress.samples += count
         progress.sums = [a + b for a, b in zip(progress.sums, sums, strict=True)]
         self.ctx.metrics.log(values, step=progress.step, epoch=progress.epoch)
-        self.logged = values
         return bool(stop)
 
     def gradients(self, batch: Any, count: int, turn: int) -> NDArray[np.float64]:
@@ -356,7 +354,6 @@ class Training:
         self.final.eval()
         values |= task.evaluate(self)
         self.ctx.metrics.log(values, step=progress.step, epoch=progress.epoch)
-        self.logged = self.logged | values
         progress.epoch += 1
         progress.samples, progress.sums = 0, [0.0] * len(task.names)
         ended = progress.epoch == self.config.epochs
@@ -389,9 +386,7 @@ class Training:
     # -- state ------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint with what was logged of these weights, not of those an epoch ago: the
-        best checkpoint is chosen by it. FloatingPointError where a weight is not finite.
-        """
+        """Write a checkpoint. FloatingPointError where a weight is not finite."""
         progress = self.progress
         for name, parameter in self.task.model.named_parameters():
             if not np.isfinite(parameter.array).all():
@@ -403,7 +398,6 @@ class Training:
             self.state.state_dict(),
             step=progress.step,
             epoch=progress.epoch,
-            metrics=self.logged,
         )
 
     def restore(self) -> None:

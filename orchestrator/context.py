@@ -50,6 +50,7 @@ class Metrics:
         self.last_step: int | None = None
         self.last_epoch: int | None = None
         self.last_values: dict[str, float] = {}
+        self._of_step: dict[str, float] = {}
 
     def log(self, values: Mapping[str, Any], *, step: int, epoch: int | None = None) -> None:
         """Record `values` at `step`; TypeError names a key whose value is no number.
@@ -60,6 +61,7 @@ class Metrics:
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"metrics.log: step is {step!r}; expected a whole number from 0 on.")
         numbers = {key: _number(key, value) for key, value in values.items()}
+        self._of_step = self.of(step) | numbers
         self.last_step = step
         self.last_epoch = epoch if epoch is not None else self.last_epoch
         self.last_values.update(numbers)
@@ -73,6 +75,10 @@ class Metrics:
                     "Hint: `orchestrator resume` continues from the last checkpoint, for example "
                     "after the job was changed to clip gradients"
                 )
+
+    def of(self, step: int) -> dict[str, float]:
+        """What was logged at `step`, where that is the last one that was logged."""
+        return dict(self._of_step) if step == self.last_step else {}
 
     def progress(
         self, done: int, total: int, unit: str, *, phase: str = "train", **info: float
@@ -195,15 +201,16 @@ class Checkpoints:
         """Take a copy of `state` and write it in the background; None on ranks other than 0.
 
         The copy takes as much memory as the state. Gives the path it will have once it is whole;
-        what `keep`, `keep_every` and `best` do not hold goes then. Without `metrics` the last
-        logged values stand for the state. Raises CheckpointError where the save before this one
+        what `keep`, `keep_every` and `best` do not hold goes then. Without `metrics` what was
+        logged at the same `step` stands for the state: not what earlier weights reached, since
+        the best checkpoint is chosen by it. Raises CheckpointError where the save before this one
         could not be written.
         """
         if self._rank != 0:
             return None
         self._last_save_s = time.monotonic()
         values = (
-            dict(self._metrics.last_values)
+            self._metrics.of(step)
             if metrics is None
             else {key: _number(key, value) for key, value in metrics.items()}
         )

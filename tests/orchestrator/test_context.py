@@ -218,6 +218,20 @@ def test_a_saved_state_is_durable_when_the_job_has_returned(run_dir, toyjobs, mo
         context.close()
 
 
+def test_a_checkpoint_inherits_nothing_from_the_steps_before_it(open_context):
+    context = open_context("checkpoint={keep: 1, best: val/accuracy}")
+    context.metrics.log({"train/loss": 0.3}, step=1)
+    context.metrics.log({"val/accuracy": 0.9}, step=1)
+    context.checkpoint.save({"model": 1}, step=1)
+    context.checkpoint.save({"model": 2}, step=2)
+    context.metrics.log({"train/loss": 0.2}, step=3)
+    context.checkpoint.save({"model": 3}, step=3)
+    context.checkpoint.wait()
+    directory = context.run_dir.checkpoints_dir
+    metrics = [checkpoint.read_manifest(path)["metrics"] for path in sorted(directory.iterdir())]
+    assert metrics == [{"train/loss": 0.3, "val/accuracy": 0.9}, {"train/loss": 0.2}]
+
+
 def test_given_metrics_decide_over_logged_ones(open_context):
     context = open_context("checkpoint={keep: 1, best: val/loss}")
     for step, loss in enumerate([0.1, 0.3], 1):
