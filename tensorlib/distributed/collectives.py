@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from tensorlib.errors import InvalidValueError, UnsupportedError
+
 from . import objects
 from .communicator import Communicator
 from .messages import ReduceOp
-from .process_group import Group, get_communicator, get_group_rank
+from .process_group import Group, get_communicator, get_global_rank, get_group_rank
 from .transfers import Transfer
 
 
@@ -203,31 +205,63 @@ def all_to_all_single(
     return _run(with_, async_op, with_.all_to_all, parts, outs)
 
 
-def send(tensor: Any, dst: int, group: Group = None) -> None:
-    """Send `tensor` to rank `dst`, which calls `recv`."""
-    isend(tensor, dst, group).wait()
+def send(
+    tensor: Any, dst: int | None = None, group: Group = None, tag: int = 0,
+    group_dst: int | None = None,
+) -> None:  # fmt: skip
+    """Send `tensor` to rank `dst`, or to rank `group_dst` of the group, which calls `recv`."""
+    peer = _peer("send", "dst", dst, group_dst, group, tag)
+    isend(tensor, group=group, group_dst=peer).wait()
 
 
-def recv(tensor: Any, src: int, group: Group = None) -> int:
-    """Fill `tensor` with what rank `src` sends; returns `src`."""
-    irecv(tensor, src, group).wait()
-    return src
+def recv(
+    tensor: Any, src: int | None = None, group: Group = None, tag: int = 0,
+    group_src: int | None = None,
+) -> int:  # fmt: skip
+    """Fill `tensor` with what rank `src` (in the group: `group_src`) sends; returns `src`."""
+    peer = _peer("recv", "src", src, group_src, group, tag)
+    irecv(tensor, group=group, group_src=peer).wait()
+    return get_global_rank(group, peer)
 
 
-def isend(tensor: Any, dst: int, group: Group = None) -> Transfer:
+def isend(
+    tensor: Any, dst: int | None = None, group: Group = None, tag: int = 0,
+    group_dst: int | None = None,
+) -> Transfer:  # fmt: skip
     """Begin to send. It is done when `wait()` of the result, or a later collective, returned; until
-    then `tensor` must not change.
+    then `tensor` must not change. Messages between two ranks keep their order; `tag` is 0.
     """
+    peer = _peer("isend", "dst", dst, group_dst, group, tag)
     with_ = get_communicator(group)
     with_.settle()
-    return with_.isend(_array(tensor), get_group_rank(group, dst))
+    return with_.isend(_array(tensor), peer)
 
 
-def irecv(tensor: Any, src: int, group: Group = None) -> Transfer:
+def irecv(
+    tensor: Any, src: int | None = None, group: Group = None, tag: int = 0,
+    group_src: int | None = None,
+) -> Transfer:  # fmt: skip
     """Begin to receive; as `isend`."""
+    peer = _peer("irecv", "src", src, group_src, group, tag)
     with_ = get_communicator(group)
     with_.settle()
-    return with_.irecv(_changed(tensor), get_group_rank(group, src))
+    return with_.irecv(_changed(tensor), peer)
+
+
+def _peer(
+    where: str, name: str, rank: int | None, group_rank: int | None, group: Group, tag: int
+) -> int:
+    """The rank in the group of the one to talk to."""
+    if tag != 0:
+        raise UnsupportedError(where, f"tag={tag}", "expected 0: messages keep their order")
+    if (rank is None) == (group_rank is None):
+        what = f"{name}={rank} and group_{name}={group_rank}"
+        raise InvalidValueError(where, what, "expected one of them")
+    if group_rank is None:
+        assert rank is not None
+        return get_group_rank(group, rank)
+    get_global_rank(group, group_rank)
+    return group_rank
 
 
 def barrier(group: Group = None, async_op: bool = False) -> Work | None:

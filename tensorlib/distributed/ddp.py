@@ -7,13 +7,15 @@ multiply it by `loss_weight(count)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from tensorlib.device import device
+from tensorlib.errors import UnsupportedError
 from tensorlib.nn.module import Module
 from tensorlib.nn.parameter import Parameter
 from tensorlib.tensor import Tensor
@@ -34,34 +36,62 @@ class DistributedDataParallel(Module):
     backward goes on, always in the same order and along one tree, so parameters stay equal
     to the bit on all ranks. `state_dict` has torch's prefix `module.`.
 
+    The arguments are torch's, in its order.
+
     Args:
+        device_ids, output_device: None, or the CUDA device that the module is on; inputs have to be
+            there already.
         broadcast_buffers: in training, take over rank 0's buffers before each forward. After the
             last step the ranks' running statistics differ by one batch: call `sync_buffers()`
             on all ranks before evaluating or saving.
-        bucket_cap_mb: size of a bucket in MiB.
+        init_sync: False leaves out what happens at construction, for modules that are known to be
+            equal.
+        process_group: a Communicator; default the process group's.
+        bucket_cap_mb: size of a bucket in MiB; None is 25.
         find_unused_parameters: look for parameters that an output does not depend on, in every
             forward; they contribute zeros. Otherwise such parameters are an error that names them.
-        process_group: a Communicator; default the process group's.
+        gradient_as_bucket_view: no copy is saved by it: `.grad` is an array of its own either way.
+
+    Raises:
+        UnsupportedError: `dim`, `check_reduction` or `static_graph` is not its default.
+        ValueError: another device, or a size of buckets that holds nothing.
+        RuntimeError: nothing to train, or the ranks' models differ.
     """
 
     def __init__(
         self,
         module: Module,
-        *,
+        device_ids: Sequence[Any] | None = None,
+        output_device: Any = None,
+        dim: int = 0,
         broadcast_buffers: bool = True,
+        init_sync: bool = True,
         process_group: Communicator | None = None,
-        bucket_cap_mb: float = 25.0,
+        bucket_cap_mb: float | None = None,
         find_unused_parameters: bool = False,
+        check_reduction: bool = False,
+        gradient_as_bucket_view: bool = False,
+        static_graph: bool = False,
     ):
         super().__init__()
+        bucket_cap_mb = 25.0 if bucket_cap_mb is None else bucket_cap_mb
         check_cap(_WHERE, bucket_cap_mb)
+        if dim != 0:
+            raise UnsupportedError(_WHERE, f"dim={dim}", "expected 0")
+        if check_reduction:
+            raise UnsupportedError(_WHERE, "check_reduction=True", "expected False")
+        if static_graph:
+            hint = "find_unused_parameters=True where the output does not depend on all parameters"
+            raise UnsupportedError(_WHERE, "static_graph=True", "expected False", hint=hint)
         self.module = module
         self.broadcast_buffers = broadcast_buffers
         self.find_unused_parameters = find_unused_parameters
         self.require_backward_grad_sync = True
         self.process_group = get_communicator() if process_group is None else process_group
         named = trained(_WHERE, module)
-        take_over(_WHERE, module, self.process_group)
+        _check_devices(named[0][1].device, device_ids, output_device)
+        if init_sync:
+            take_over(_WHERE, module, self.process_group)
         self._reducer = (
             _Reducer(named, self.process_group, bucket_cap_mb)
             if self.process_group.world_size > 1
@@ -105,6 +135,19 @@ def loss_weight(count: int, process_group: Communicator | None = None) -> float:
     if total[0] <= 0:
         raise ValueError("loss_weight: no rank has a sample; expected at least one")
     return group.world_size / int(total[0])
+
+
+def _check_devices(own: device, device_ids: Sequence[Any] | None, output_device: Any) -> None:
+    """ValueError unless the only device that is named is the CUDA device of the module."""
+    said = [*(device_ids or ()), *([] if output_device is None else [output_device])]
+    named = [device(one) for one in said]
+    several = device_ids is not None and len(device_ids) > 1
+    if said and (several or own.type == "cpu" or any(one != own for one in named)):
+        expected = "both None" if own.type == "cpu" else f"[{own.index}] and {own.index}, or None"
+        raise ValueError(
+            f"{_WHERE}: device_ids={device_ids}, output_device={output_device} for a module on "
+            f"{own}; expected {expected}"
+        )
 
 
 class _Reducer:

@@ -7,7 +7,7 @@ import pytest
 
 import tensorlib
 import tensorlib.distributed as dist
-from tensorlib.distributed import DistributedError, ReduceOp
+from tensorlib.distributed import DistributedError, ReduceOp, ThreadCommunicator
 
 SIZES = [3, 50_000]  # small messages go another way than large ones
 
@@ -128,7 +128,7 @@ def test_messages_of_two_ranks(make_group, size):
         if g.rank == 0:
             dist.send(np.ones(2), 1, g)
         elif g.rank == 1:
-            assert dist.recv(total, 0, g) == 0
+            assert dist.recv(total, None, g, 0, group_src=0) == 0
         return first, second, third[0], total.sum()
 
     for rank, (first, second, third, total) in enumerate(make_group(3).run(work)):
@@ -137,6 +137,18 @@ def test_messages_of_two_ranks(make_group, size):
         np.testing.assert_array_equal(second, mine(before, size) + 0.5)
         assert third == before
         assert total == (2 if rank == 1 else 0)
+
+
+def test_the_rank_to_talk_to_is_named_once_and_the_tag_is_0():
+    group, one = ThreadCommunicator.group(1)[0], np.zeros(1)
+    for call, said in [
+        (lambda: dist.send(one, 0, group, 3), "^send: tag=3; expected 0"),
+        (lambda: dist.recv(one, group=group), "^recv: src=None and group_src=None; expected one"),
+        (lambda: dist.isend(one, 0, group, group_dst=0), "dst=0 and group_dst=0; expected one"),
+        (lambda: dist.irecv(one, group=group, group_src=4), "rank 4; expected 0..0"),
+    ]:
+        with pytest.raises((ValueError, NotImplementedError), match=said):
+            call()
 
 
 def test_messages_of_another_size_are_an_error_on_both(make_group):

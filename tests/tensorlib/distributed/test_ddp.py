@@ -15,6 +15,7 @@ import pytest
 import tensorlib
 from tensorlib import nn, optim
 from tensorlib.distributed import DistributedDataParallel, ThreadCommunicator, loss_weight
+from tensorlib.errors import UnsupportedError
 from tensorlib.nn import functional as F
 
 LIMIT_S = 30
@@ -277,6 +278,36 @@ def test_arguments_are_checked():
         DistributedDataParallel(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="no rank has a sample"):
         loss_weight(0, group)
+
+
+def test_torchs_arguments_are_taken_in_its_order_or_refused():
+    group = ThreadCommunicator.group(1)[0]
+    wrapped = DistributedDataParallel(
+        nn.Linear(1, 1), None, None, 0, False, True, group, None, True, False, True, False
+    )
+    assert wrapped.process_group is group
+    assert wrapped.find_unused_parameters
+    assert not wrapped.broadcast_buffers
+    for arguments, error, said in [
+        ({"device_ids": [0]}, ValueError, r"device_ids=\[0\], .* on cpu; expected both None"),
+        ({"output_device": "cuda:0"}, ValueError, "output_device=cuda:0 for a module on cpu"),
+        ({"dim": 1}, UnsupportedError, "dim=1; expected 0"),
+        ({"check_reduction": True}, UnsupportedError, "check_reduction=True; expected False"),
+        ({"static_graph": True}, UnsupportedError, "Hint: find_unused_parameters=True"),
+    ]:
+        with pytest.raises(error, match=said):
+            DistributedDataParallel(nn.Linear(1, 1), process_group=group, **arguments)
+
+
+def test_without_init_sync_each_rank_keeps_its_weights():
+    models = [make_model(0), make_model(1)]
+    before = [model[0].weight.detach().numpy().copy() for model in models]
+
+    def work(group):
+        DistributedDataParallel(models[group.rank], process_group=group, init_sync=False)
+        return models[group.rank][0].weight.detach().numpy()
+
+    np.testing.assert_array_equal(on_ranks(2, work), before)
 
 
 # ten steps in real processes
