@@ -31,8 +31,17 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from jobs.config import Part
-from jobs.listing import TABLES, Entry, LeftOut, entries, kind_of, looks_like_image, shown
-from jobs.reading import read_input, scheme
+from jobs.listing import (
+    TABLES,
+    Entry,
+    LeftOut,
+    digest_of,
+    entries,
+    kind_of,
+    looks_like_image,
+    shown,
+)
+from jobs.reading import read_input, scheme, size_of
 from orchestrator.errors import UsageError
 from tensorlib.vision.datasets import IMAGE_EXTENSIONS
 from tensorlib.vision.image import MAX_FILE_BYTES, ImageError
@@ -115,6 +124,7 @@ def write_manifest(config: InputsConfig, path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "inputs": count,
         "duplicates": duplicates,
+        "http_not_compared": out.http,
         "hidden_left_out": out.hidden,
         "no_images_left_out": out.beside,
     }
@@ -191,14 +201,19 @@ def _canonical(piece: pa.RecordBatch) -> bytes:
 
 
 def _list(config: InputsConfig, path: Path, out: LeftOut) -> tuple[np.ndarray, np.ndarray]:
-    """The inputs without ids in a Parquet file; their sizes and inodes, -1 where unknown."""
+    """The inputs without ids in a Parquet file; their sizes and inodes, -1 where unknown.
+
+    It holds digests of contents, too, where they are known.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = _schema().remove(7).remove(0)  # ids and duplicates come later
+    schema = schema.append(pa.field("digest", pa.binary()))
     sizes, inodes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(path, schema) as writer, ThreadPoolExecutor(16) as pool:
         for batch in _in_pieces(entries(config, out)):
+            _add_sizes(batch, pool, out)
             writer.write_table(
                 pa.table(
                     [
@@ -208,6 +223,7 @@ def _list(config: InputsConfig, path: Path, out: LeftOut) -> tuple[np.ndarray, n
                         pa.array([e.offset for e in batch], pa.int64()),
                         pa.array([e.size for e in batch], pa.int64()),
                         pa.array([e.truth for e in batch], pa.string()),
+                        pa.array([e.digest for e in batch], pa.binary()),
                     ],
                     schema=schema,
                 )
@@ -215,6 +231,15 @@ def _list(config: InputsConfig, path: Path, out: LeftOut) -> tuple[np.ndarray, n
             sizes.append(np.array([-1 if e.size is None else e.size for e in batch], np.int64))
             inodes.append(np.array([-1 if e.inode is None else e.inode for e in batch], np.int64))
     return np.concatenate(sizes), np.concatenate(inodes)
+
+
+def _add_sizes(batch: list[Entry], pool: ThreadPoolExecutor, out: LeftOut) -> None:
+    """Ask the stores for the sizes of objects that a list names, many at a time."""
+    unknown = [i for i, e in enumerate(batch) if e.kind == "uri" and e.size is None]
+    uris = [os.fsdecode(batch[i].source or batch[i].path) for i in unknown]
+    for i, uri, size in zip(unknown, uris, pool.map(size_of, uris), strict=True):
+        batch[i] = batch[i]._replace(size=size)
+        out.http += scheme(uri) in ("http", "https")
 
 
 def _in_pieces(found: Iterator[Entry]) -> Iterator[list[Entry]]:
@@ -273,7 +298,7 @@ def _digests(config: InputsConfig, listed: Path, chosen: np.ndarray) -> np.ndarr
         return b"".join(_digest(row, config) for row in rows)
 
     start = 0
-    columns = ["kind", "source", "offset", "size"]
+    columns = ["kind", "source", "offset", "size", "digest"]
     with pq.ParquetFile(listed) as file, ThreadPoolExecutor(4) as pool:
         for batch in file.iter_batches(_PIECE, columns=columns):
             low, high = np.searchsorted(chosen, (start, start + batch.num_rows))
@@ -285,7 +310,9 @@ def _digests(config: InputsConfig, listed: Path, chosen: np.ndarray) -> np.ndarr
 
 
 def _digest(row: dict[str, Any], config: InputsConfig) -> bytes:
+    if row["digest"] is not None:
+        return bytes(row["digest"])
     try:
-        return hashlib.sha256(read_input(row, config.hosts)).digest()[:16]
+        return digest_of(read_input(row, config.hosts))
     except ImageError:
         return bytes(16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import hashlib
 import io
 import os
 import posixpath
@@ -12,12 +13,14 @@ import tarfile
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from jobs.reading import holds_images, image_column, open_uri, scheme
+from jobs.reading import encoded, holds_images, image_column, open_uri, scheme
 from orchestrator.errors import UsageError
 from tensorlib.vision.datasets import IMAGE_EXTENSIONS
+from tensorlib.vision.image import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -28,6 +31,7 @@ TABLES = (".csv", ".tsv", ".parquet")
 _WILD = re.compile(r"[*?\[]")
 _WILD_IN_URI = re.compile(r"[*\[]")  # a question mark begins the options of its store
 _ROWS = 4096
+_IMAGE_BYTES = 16 << 20  # of images of a table that are in memory at a time
 
 
 class Entry(NamedTuple):
@@ -40,14 +44,16 @@ class Entry(NamedTuple):
     size: int | None = None
     inode: int | None = None
     truth: str | None = None
+    digest: bytes | None = None  # of its content, where that was at hand
 
 
 @dataclass
 class LeftOut:
-    """Names that are no inputs, counted."""
+    """Names that are no inputs, and inputs that are not compared with others; counted."""
 
     hidden: int = 0
     beside: int = 0  # members of tar shards that are no images
+    http: int = 0  # whose size nobody knows before they are read
 
 
 def kind_of(inputs: str) -> str:
@@ -307,7 +313,7 @@ def _parquet_column(config: InputsConfig) -> Iterator[Entry]:
 
 
 def _images_in(config: InputsConfig, file: pq.ParquetFile, column: str) -> Iterator[Entry]:
-    """The rows of a column of encoded images, which are read when it is their turn."""
+    """The rows of a column of encoded images, which are decoded when it is their turn."""
     import pyarrow as pa
 
     kind, source = file.schema_arrow.field(column).type, os.fsencode(config.inputs)
@@ -317,10 +323,40 @@ def _images_in(config: InputsConfig, file: pq.ParquetFile, column: str) -> Itera
     if names:
         batches = file.iter_batches(_ROWS, columns=names)
         rows = (row for batch in batches for row in batch.to_pylist())
-    for number, row in enumerate(rows):
+    contents = _contents(file, f"{column}.bytes" if pa.types.is_struct(kind) else column)
+    for number, (row, (size, digest)) in enumerate(zip(rows, contents, strict=True)):
         name = (row[column] or {}).get("path") if named else None
         path = os.fsencode(f"{config.inputs}/{name or number}")
-        yield Entry(path, "parquet", source, number, truth=_truth_of(config, row))
+        truth = _truth_of(config, row)
+        yield Entry(path, "parquet", source, number, size, truth=truth, digest=digest)
+
+
+def digest_of(data: bytes) -> bytes:
+    """16 bytes that tell contents apart."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+def _contents(file: pq.ParquetFile, name: str) -> Iterator[tuple[int | None, bytes | None]]:
+    """Size and digest of the image in each row, None where there is none or it is too large."""
+    import pyarrow as pa
+
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        left = group.num_rows
+        rows = _IMAGE_BYTES * left // max(group.total_byte_size, 1)
+        batches = file.iter_batches(min(max(rows, 1), _ROWS), row_groups=[number], columns=[name])
+        try:
+            for batch in batches:
+                for value in batch.column(0):
+                    data = encoded(value)
+                    left -= 1
+                    if data is None:
+                        yield None, None
+                    else:
+                        yield len(data), digest_of(data) if len(data) <= MAX_FILE_BYTES else None
+        except (OSError, pa.ArrowInvalid):
+            pass  # each of its rows says so when it is its turn
+        yield from repeat((None, None), left)
 
 
 def _tar_members(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:

@@ -167,13 +167,33 @@ def _read_range(path: str, offset: int, size: int) -> bytes:
 
 def _read_row(path: str, column: str | None, row: int) -> bytes:
     values, start = _row_group(path, column, row)
-    value = values[row - start].as_py()
-    data = value.get("bytes") if isinstance(value, dict) else value
+    data = encoded(values[row - start])
     if data is None:
         raise ImageError("no image in this row")
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"image of {len(data)} bytes; at most {MAX_FILE_BYTES} are accepted")
-    return bytes(data)
+    return data
+
+
+def encoded(value: pa.Scalar) -> bytes | None:
+    """The image in a row of a column that `holds_images`, None where there is none."""
+    found = value.as_py()
+    data: bytes | None = found.get("bytes") if isinstance(found, dict) else found
+    return data
+
+
+def size_of(uri: str) -> int | None:
+    """Bytes of an object of a store; None where nothing tells without reading it, as of http(s)."""
+    from pyarrow import fs
+
+    if scheme(uri) in ("http", "https"):
+        return None
+    try:
+        filesystem, path = open_uri(uri)
+        info = filesystem.get_file_info(path)
+    except (OSError, ValueError, UsageError):  # its row says why, when it is read
+        return None
+    return int(info.size) if info.type == fs.FileType.File and info.size is not None else None
 
 
 def holds_images(kind: pa.DataType) -> bool:

@@ -191,7 +191,7 @@ def counts(run: Run, result: dict[str, Any]) -> list[str]:
     sign = "=" if inputs == ok + bad else "IS NOT"
     lines = [
         f"inputs    {inputs} {sign} {ok} ok + {bad} quarantined",
-        f"repeated  {result['duplicates']} duplicates by content",
+        f"repeated  {result['duplicates']} duplicates by content{_not_compared(run)}",
     ]
     try:
         rows = json.loads((run.directory.artifacts_dir / "quarantine.json").read_text())
@@ -206,6 +206,13 @@ def counts(run: Run, result: dict[str, Any]) -> list[str]:
     if run.directory.plan().spec.tracking.when == "later":
         lines.append(f"tracking  not in MLflow; orchestrator sync {run.run_id} sends it")
     return lines
+
+
+def _not_compared(run: Run) -> str:
+    """How many inputs nobody knows duplicates of, in words; nothing where there are none."""
+    events = (event for _, event in run.directory.events() if event["kind"] == "data")
+    count = max((event.get("facts", {}).get("http_not_compared", 0) for event in events), default=0)
+    return f" ({count} of http(s) not compared)" if count else ""
 
 
 def _printable(text: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from jobs import inputs, reading
+from jobs import inputs, listing, reading
 from jobs.inputs import InputsConfig, check, part_size, write_manifest
 from jobs.listing import LeftOut, entries
 from jobs.reading import read_input
@@ -136,6 +136,30 @@ def test_images_in_a_parquet_file(tmp_path: Path) -> None:
         read_input(rows[2], ())
 
 
+def test_equal_images_in_a_parquet_file_are_recognised_as_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_IMAGE_BYTES", 200)  # a few rows at a time
+    data = [b"same" * 9, b"else" * 9, b"", None, b"same" * 9, b"", b"else" * 9, b"x"] * 2
+    expected = [None, None, None, None, 0, None, 1, None, 0, 1, None, None, 0, None, 1, 7]
+    columns = {"flat": data, "struct": [{"bytes": d, "path": None} for d in data]}
+    for name, column in columns.items():
+        pq.write_table(pa.table({name: column}), tmp_path / "t.parquet", row_group_size=5)
+        rows = listed(tmp_path, tmp_path / "t.parquet")
+        assert [row["duplicate_of"] for row in rows] == expected
+        assert [row["size"] for row in rows] == [None if d is None else len(d) for d in data]
+    # what cannot be read is an input all the same
+    pq.write_table(pa.table({"flat": data}), tmp_path / "t.parquet", compression="zstd")
+    start = pq.read_metadata(tmp_path / "t.parquet").row_group(0).column(0).dictionary_page_offset
+    with open(tmp_path / "t.parquet", "r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * 40)
+    rows = listed(tmp_path, tmp_path / "t.parquet")
+    assert [row["size"] for row in rows] == [None] * 16
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_input(rows[0], ())
+
+
 def test_tar_shards_give_their_images_and_count_the_rest(tmp_path: Path) -> None:
     for shard in range(2):
         with tarfile.open(tmp_path / f"s-{shard}.tar", "w") as tar:
@@ -230,6 +254,16 @@ def test_a_bucket_is_listed_and_read(
         assert [row["truth"] for row in rows] == [None, "b"]
         assert [read_input(row, ()) for row in rows] == [b"a.png", b"b/c.png"]
         assert len(listed(tmp_path, stores.s3_uri(server, "photos/*/*.png"))) == 1
+        RemotePath.of(stores.s3_uri(server, "photos/b/copy.png")).write_bytes(b"a.png")
+        lines = ("a.png", "none.png", "http://host/x.png", "b/copy.png", "b/c.png")
+        RemotePath.of(stores.s3_uri(server, "photos/list.txt")).write_bytes(
+            "\n".join(lines).encode()
+        )
+        rows = listed(tmp_path, stores.s3_uri(server, "photos/list.txt"))
+        assert [row["size"] for row in rows] == [5, None, None, 5, 7]
+        assert [row["duplicate_of"] for row in rows] == [None, None, None, 0, None]
+        facts = pq.read_metadata(tmp_path / "manifest.parquet").metadata
+        assert facts[b"http_not_compared"] == b"1"
 
 
 def test_equal_contents_are_recognised_hard_links_unread(

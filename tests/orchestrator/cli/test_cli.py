@@ -74,6 +74,7 @@ class Engine:
             batch = {"output": "/o", "inputs": 14, "ok": 2, "quarantined": 12, "duplicates": 1}
             rows = [{"path": f"{i}.png", "error": "truncated"} for i in range(12)]
             rows[0]["path"] = "\x1b[31m\n\u65e5 \u202e.png"
+            run_dir.append_event("data", facts={"http_not_compared": 3})
             (run_dir.artifacts_dir / "quarantine.json").write_text(json.dumps(rows))
         run_dir.write_status(
             status=status, reason=reason, message=message, attempts=number, batch=batch
@@ -527,6 +528,7 @@ def test_classify_builds_a_spec_and_counts(images, engine, tmp_path):
     assert (plan.spec.resources.workers, plan.spec.name, plan.engine) == (2, "n", "batch")
     assert done.lines[0] == plan.run_id
     assert "inputs    14 = 2 ok + 12 quarantined" in done.lines
+    assert "repeated  1 duplicates by content (3 of http(s) not compared)" in done.lines
     assert "bad       \\x1b[31m\\n\u65e5 \\u202e.png: truncated" in done.lines
     assert "bad       9.png: truncated" in done.lines
     assert "bad       10.png: truncated" not in done.lines
