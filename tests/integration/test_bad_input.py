@@ -69,9 +69,8 @@ def test_missing_data_folder(tmp_path: Path) -> None:
 
 
 def test_folder_without_images(home: Path, digits: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no picture")
     weights = ["--weights", "run:/digits"]
-    refuse(home, ["classify", tmp_path, *weights], 2, "none of them an image")
+    refuse(home, ["classify", tmp_path, *weights], 2, "no inputs; expected at least one image")
     refuse(home, ["classify", tmp_path / "nowhere", *weights], 2, "no such folder")
 
 

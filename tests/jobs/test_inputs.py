@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from jobs import inputs, listing, reading
@@ -22,7 +23,9 @@ from jobs.listing import LeftOut, entries
 from jobs.reading import read_input
 from orchestrator.errors import UsageError
 from orchestrator.remote import RemotePath
+from tensorlib.vision.decoding import DecoderPool
 from tensorlib.vision.image import ImageError
+from tensorlib.vision.transforms import ImageClassification
 from tests.orchestrator import stores
 
 
@@ -321,12 +324,12 @@ def test_row_groups_are_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_cannot_be_listed_is_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "notes.md").write_text("no picture")
+    (tmp_path / "text" / ".hidden.md").write_text("no picture")
     (tmp_path / "empty.txt").write_text("\n")
     for name, what in (
         ("nowhere", "no such folder or file"),
         ("empty", "no inputs"),
-        ("text", "1 files, none of them an image"),
+        ("text", "no inputs"),
         ("empty.txt", "no inputs"),
         ("none.csv", "column: .* is a table"),
     ):
@@ -338,6 +341,18 @@ def test_what_cannot_be_listed_is_refused(tmp_path: Path, folder: Path) -> None:
         check(InputsConfig(inputs="s4://bucket/folder"))
     with pytest.raises(UsageError, match=r"cannot be listed; expected a path, or a URI"):
         check(InputsConfig(inputs="http://host/*.jpg"))
+
+
+def test_names_of_inputs_need_no_ending(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("0001", "b.dat"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name, "PNG")
+    check(InputsConfig(inputs=str(tmp_path / "photos")))
+    check(InputsConfig(inputs=f"{tmp_path}/photos/*.dat"))
+    rows = listed(tmp_path, tmp_path / "photos")
+    assert paths(rows, tmp_path / "photos") == ["0001", "b.dat"]
+    with DecoderPool(ImageClassification(4, 4), 0) as pool:
+        assert pool.decode([read_input(row, ()) for row in rows]).errors == [None, None]
 
 
 def test_a_folder_that_cannot_be_listed_is_an_input(
