@@ -17,7 +17,15 @@ from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from jobs.reading import encoded, holds_images, image_column, open_uri, scheme
+from jobs.reading import (
+    encoded,
+    holds_images,
+    image_column,
+    open_uri,
+    scheme,
+    split_options,
+    with_options,
+)
 from orchestrator.errors import UsageError
 from tensorlib.vision.datasets import IMAGE_EXTENSIONS
 from tensorlib.vision.image import MAX_FILE_BYTES
@@ -58,7 +66,7 @@ class LeftOut:
 
 def kind_of(inputs: str) -> str:
     """`folder`, `pattern`, `file`, `.txt`, `.csv`, `.tsv`, `.parquet` or `.tar`."""
-    path = (inputs.partition("?")[0] if scheme(inputs) else inputs).lower()
+    path = (split_options(inputs)[0] if scheme(inputs) else inputs).lower()
     for ending in (".txt", *TABLES, ".tar"):
         if path.endswith(ending) and (ending == ".tar" or not _is_pattern(inputs)):
             return ending
@@ -187,11 +195,11 @@ def _uri_files(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
     """The files below a URI of an object store, or those that match one; ordered by name."""
     from pyarrow import fs
 
-    base, mark, options = config.inputs.partition("?")
+    base, options = split_options(config.inputs)
     matches = None
     if _is_pattern(base):
         base, matches = _pattern(base)
-    filesystem, root = open_uri(base + mark + options)
+    filesystem, root = open_uri(with_options(base, options))
     root = root.rstrip("/")
     try:
         found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
@@ -206,7 +214,7 @@ def _uri_files(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
             out.hidden += 1
         elif matches is None or matches(uri):
             truth = _folder_name(os.fsencode(uri), base) if config.truth == "folder" else None
-            source = os.fsencode(uri + mark + options)
+            source = os.fsencode(with_options(uri, options))
             yield Entry(os.fsencode(uri), "uri", source, size=info.size, truth=truth)
 
 
@@ -219,11 +227,11 @@ def _below(base: str, name: str) -> str:
 def _referred(text: str, inputs: str, truth: str | None) -> Entry:
     """The input that a line of the list `inputs` names."""
     if scheme(text) is None and scheme(inputs) and not text.startswith("/"):
-        place, mark, options = inputs.partition("?")
+        place, options = split_options(inputs)
         folder, up = place.rpartition("/")[0], posixpath.normpath(text)
         while up.startswith("../"):
             folder, up = folder.rpartition("/")[0], up[3:]
-        text = _below(folder, up) + mark + options
+        text = with_options(_below(folder, up), options)
     name = os.fsencode(text)
     if scheme(text) == "file":  # its size is known, so that equal ones are recognised
         path = os.fsencode(open_uri(text)[1])
@@ -361,12 +369,11 @@ def _contents(file: pq.ParquetFile, name: str) -> Iterator[tuple[int | None, byt
 
 def _tar_members(config: InputsConfig, out: LeftOut) -> Iterator[Entry]:
     shards = [config.inputs]
-    bare, mark, options = (
-        config.inputs.partition("?") if scheme(config.inputs) else (config.inputs, "", "")
-    )
+    bare, options = split_options(config.inputs) if scheme(config.inputs) else (config.inputs, "")
     if _is_pattern(bare):
         base, matches = _pattern(bare)
-        plain = config.model_copy(update={"inputs": base + mark + options, "truth": None})
+        inputs = with_options(base, options)
+        plain = config.model_copy(update={"inputs": inputs, "truth": None})
         found = [entry for entry in entries(plain, out) if matches(os.fsdecode(entry.path))]
         shards = [os.fsdecode(entry.source or entry.path) for entry in found]
     for shard in shards:

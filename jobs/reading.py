@@ -38,7 +38,8 @@ def scheme(text: str) -> str | None:
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """pyarrow's file system for a path or URI, and the path in it. Raises UsageError.
 
-    A URI may end in options for its store: `s3://bucket/key?endpoint_override=...`.
+    A URI may end in options for its store: `s3://bucket/key?endpoint_override=...`. They follow the
+    last question mark, so that a name with one in it ends in another: `s3://bucket/what?.png?`.
     """
     from pyarrow import fs
 
@@ -54,9 +55,21 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     if where not in ("s3", "gs"):
         place = RemotePath.of(uri)
         return place.filesystem, place.key
-    rest, mark, options = uri.partition("?")
-    bucket, _, key = rest.partition("://")[2].partition("/")
-    return _store(f"{where}://{bucket}{mark}{options}"), f"{bucket}/{key}"
+    name, options = split_options(uri)
+    bucket, _, key = name.partition("://")[2].partition("/")
+    return _store(f"{where}://{bucket}{options and '?'}{options}"), f"{bucket}/{key}"
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """A URI without the options of its store, and these."""
+    name, mark, options = uri.rpartition("?")
+    return (name, options) if mark else (uri, "")
+
+
+def with_options(name: str, options: str) -> str:
+    """What `split_options` splits so."""
+    literal = "?" in name and scheme(name) in ("s3", "gs")
+    return f"{name}?{options}" if options or literal else name
 
 
 @lru_cache(maxsize=16)  # a connection for each store, not for each image

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from jobs import inputs, listing, reading
 from jobs.inputs import InputsConfig, check, part_size, write_manifest
 from jobs.listing import LeftOut, entries
-from jobs.reading import read_input
+from jobs.reading import open_uri, read_input, split_options, with_options
 from orchestrator.errors import UsageError
 from orchestrator.remote import RemotePath
 from tensorlib.vision.decoding import DecoderPool
@@ -267,6 +267,19 @@ def test_a_bucket_is_listed_and_read(
         assert [row["duplicate_of"] for row in rows] == [None, None, None, 0, None]
         facts = pq.read_metadata(tmp_path / "manifest.parquet").metadata
         assert facts[b"http_not_compared"] == b"1"
+        odd = stores.s3_uri(server, "photos/odd/what?region=x.png")
+        filesystem, key = open_uri(odd)
+        assert key == "bucket/photos/odd/what?region=x.png"
+        with filesystem.open_output_stream(key) as file:
+            file.write(b"odd")
+        RemotePath.of(stores.s3_uri(server, "photos/odd.txt")).write_bytes(
+            b"odd/what?region=x.png\n" + odd.encode()
+        )
+        for where in (odd, *(stores.s3_uri(server, f"photos/{n}") for n in ("odd", "odd.txt"))):
+            rows = listed(tmp_path, where)
+            assert read_input(rows[0], ()) == b"odd"
+            assert rows[0]["size"] == 3
+        assert [read_input(row, ()) for row in rows] == [b"odd", b"odd"]
 
 
 def test_equal_contents_are_recognised_hard_links_unread(
@@ -368,3 +381,11 @@ def test_a_folder_that_cannot_be_listed_is_an_input(
     monkeypatch.setattr(os, "scandir", closed)
     found = [entry.path for entry in entries(InputsConfig(inputs=str(folder)), LeftOut())]
     assert os.fsencode(folder / "a") in found
+
+
+def test_a_question_mark_in_the_name_of_an_object_is_kept() -> None:
+    for name in ("s3://b/a.png", "s3://b/what?.png", "gs://b/a?b?c"):
+        for options in ("", "region=x"):
+            assert split_options(with_options(name, options)) == (name, options)
+    assert with_options("s3://b/a.png", "") == "s3://b/a.png"
+    assert with_options("memory://b/what?.png", "") == "memory://b/what?.png"
