@@ -27,6 +27,7 @@ from pydantic import Field, field_validator, model_validator
 from jobs import inputs
 from jobs.ahead import Ahead
 from jobs.inputs import InputsConfig, write_manifest
+from jobs.listing import kind_of
 from jobs.predictor import Predictor
 from jobs.reading import read_input
 from jobs.weights import Weights, load, resolve
@@ -60,7 +61,8 @@ class Config(InputsConfig):
         rows_per_part: null: a hundredth of the inputs, from 16 to 1024. A restart repeats the
             parts that were in work.
         max_bad: how many inputs may be quarantined, a number or a share such as "0.1%", before
-            the run counts as failed; null allows all of them. The table is complete either way.
+            the run counts as failed; null allows all of them, but of an image given alone none.
+            The table is complete either way.
     """
 
     weights: str
@@ -109,7 +111,8 @@ class Config(InputsConfig):
         """How many of `inputs` may be quarantined; None for any number."""
         if isinstance(self.max_bad, str):
             return int(Fraction(self.max_bad.removesuffix("%")) * inputs / 100)
-        return self.max_bad
+        alone = self.max_bad is None and kind_of(self.inputs) == "file"
+        return 0 if alone else self.max_bad
 
     def load_weights(self) -> Weights:
         """The model's weights with their class names and preprocessing (cached)."""

@@ -284,6 +284,8 @@ def _work(
         }
     )
     if message := too_many_bad(plan, counts):
+        if parts.inputs == 1:  # its reason says more than the count
+            message = " ".join("{path}: {error}".format_map(quarantine[0]).split())
         return TerminationReason.TOO_MANY_BAD_INPUTS, message
     return TerminationReason.COMPLETED, ""
 

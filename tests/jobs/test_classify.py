@@ -21,6 +21,7 @@ from jobs.data import digits
 from jobs.predictor import Predictor
 from jobs.weights import load
 from orchestrator import batch, checkpoint
+from orchestrator.cli.run import finish
 from orchestrator.errors import UsageError
 from orchestrator.parts import Manifest, Parts
 from orchestrator.plan import RunPlan
@@ -237,6 +238,19 @@ def test_max_bad_decides_and_the_table_is_complete(classified: Callable[..., Any
     assert (result["status"], result["reason"]) == ("FAILED", "TOO_MANY_BAD_INPUTS")
     assert "3 of 64 inputs" in result["message"]
     assert len(table) == 64
+
+
+def test_one_image_alone_that_is_bad_fails_with_its_reason(
+    classified: Callable[..., Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = str(folder / "other" / "half.jpg")
+    run, table = classified(inputs=bad)
+    assert table["status"].tolist() == ["quarantined"]
+    assert finish(run, as_json=False) == 1
+    assert f"FAILED (TOO_MANY_BAD_INPUTS): {bad}: {table['error'][0]}" in capsys.readouterr().err
+    for inputs, max_bad, allowed in ((bad, None, 0), (bad, 1, 1), (str(folder), None, None)):
+        config = classify_images.Config(inputs=inputs, weights="w", max_bad=max_bad)
+        assert config.allowed_bad(1) == allowed
 
 
 def test_a_share_of_bad_inputs_is_exact() -> None:
