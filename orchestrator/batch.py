@@ -316,7 +316,7 @@ class _Progress:
     def __init__(self, driver: Driver, parts: Parts, missing: list[int]) -> None:
         self.driver, self.inputs = driver, parts.inputs
         self.done = self.first = parts.inputs - sum(len(parts.ids(index)) for index in missing)
-        self.bad = 0
+        self.bad = parts.bad_beside(missing)  # of a run that is continued
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.started = time.monotonic()
         self.last = self.started

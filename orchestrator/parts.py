@@ -193,6 +193,16 @@ class Parts:
             )
         return {"inputs": self.inputs, "ok": ok, "quarantined": quarantined}
 
+    def bad_beside(self, missing: list[int]) -> int:
+        """Quarantined rows of all parts but the `missing` ones, of those that wait too."""
+        bad = 0
+        for index in sorted(set(range(len(self))) - set(missing)):
+            waiting, columns = self.waiting_path(index), ["status"]
+            whole = not waiting.exists()
+            table = self.read(index, columns) if whole else pq.read_table(waiting, columns=columns)
+            bad += int(pc.sum(pc.not_equal(table["status"], "ok")).as_py() or 0)
+        return bad
+
     def quarantine(self, limit: int) -> list[dict[str, str]]:
         """path and reason of the first `limit` bad inputs, in manifest order."""
         found: list[dict[str, str]] = []

@@ -98,11 +98,13 @@ def test_every_input_has_its_row_and_copies_those_of_the_first(
 def test_copies_wait_until_what_they_copy_is_there(tmp_path: Path, out: Path) -> None:
     listed = manifest(tmp_path, [None, None, None, None, 0, None])
     parts = Parts.of(listed, out, "parquet")
-    parts.commit(1, listed.rows(1), found(listed.rows(1)))
+    parts.commit(1, listed.rows(1), found(listed.rows(1), bad=(5,)))
     assert (parts.missing(), parts.waiting()) == ([0], [0, 1])  # a restart does part 0 alone
+    assert parts.bad_beside([0]) == 1
     assert not parts.path(1).exists()
-    assert len(filled(listed, parts)) == 6
+    assert len(filled(listed, parts, bad=(1, 2))) == 6
     assert parts.waiting() == []
+    assert [parts.bad_beside(missing) for missing in ([], [0], [0, 1])] == [3, 1, 0]
 
 
 def test_counts_add_up_or_raise(tmp_path: Path, out: Path) -> None:
