@@ -60,7 +60,7 @@ class InputsConfig(Part):
         column: of a CSV or Parquet file.
         truth: the right class of each image: `folder` for the name of the folder below `inputs`
             that it is in, the name of a column, or the ending of a tar member (`cls`).
-        hosts: from which http(s) may be read.
+        hosts: from which http(s) may be read; only where inputs may be there.
     """
 
     inputs: str
@@ -81,6 +81,12 @@ class InputsConfig(Part):
             raise ValueError(f"column: {self.inputs} has no columns; expected .csv or .parquet")
         if kind in (".csv", ".tsv") and self.column is None:
             raise ValueError(f"column: {self.inputs} is a table; expected the column of paths")
+        over_http = scheme(self.inputs) in ("http", "https") or kind in (".txt", *TABLES)
+        if self.hosts and not over_http:
+            raise ValueError(
+                f"hosts: {', '.join(self.hosts)}, but of {self.inputs} nothing is read over "
+                "http(s); expected a list, a table, or an http(s) URI"
+            )
         if self.truth == "folder" and kind != "folder":
             raise ValueError(f"truth: {self.inputs} is no folder; expected one of folders")
         if self.truth and self.truth != "folder" and kind not in (*TABLES, ".tar"):
@@ -95,8 +101,14 @@ def check(config: InputsConfig) -> None:
 
     Formats go by content, so a file of any name may be an image.
     """
-    if next(entries(config, LeftOut()), None) is None:
+    first = next(entries(config, LeftOut()), None)
+    if first is None:
         raise UsageError(f"{config.inputs}: no inputs; expected at least one image")
+    if first.kind == "parquet" and config.hosts:
+        raise UsageError(
+            f"hosts: {', '.join(config.hosts)}, but {config.inputs} holds the images itself; "
+            "expected a column of URIs"
+        )
 
 
 def write_manifest(config: InputsConfig, path: Path) -> dict[str, Any]:

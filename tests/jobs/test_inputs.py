@@ -230,6 +230,18 @@ def test_http_only_from_hosts_that_are_allowed_redirects_too(
         read_input(rows[0], ("127.0.0.1",))
 
 
+def test_hosts_are_refused_where_no_http_is_read(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "list.txt").write_text("http://host/x.png\n")
+    for good in (tmp_path / "list.txt", "https://host/x.png"):
+        check(InputsConfig(inputs=str(good), hosts=("host",)))
+    for bad in (folder, f"{folder}/*.jpg", folder / "b.jpg", tmp_path / "x.tar", "s3://b/c"):
+        with pytest.raises(ValidationError, match=r"hosts: host, but .* expected a list"):
+            InputsConfig(inputs=str(bad), hosts=("host",))
+    pq.write_table(pa.table({"image": [b"one"]}), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match=r"t\.parquet holds the images itself; expected"):
+        check(InputsConfig(inputs=str(tmp_path / "t.parquet"), hosts=("host",)))
+
+
 def test_a_folder_by_its_uri(tmp_path: Path, folder: Path) -> None:
     folder = folder.rename(tmp_path / "my photos")
     Path(os.fsdecode(os.fsencode(folder) + b"/n\xff?.png")).write_bytes(b"odd")
