@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import mimetypes
 import os
@@ -327,7 +328,9 @@ def _again(facts: dict[str, Any], indent: str) -> list[str]:
 
 def _md_table(columns: list[str], rows: list[list[str]]) -> list[str]:
     def line(cells: list[str]) -> str:
-        safe = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+        # Markdown takes HTML as it is, and cells hold names that others chose.
+        plain = (html.escape(" ".join(cell.split()), quote=False) for cell in cells)
+        safe = (cell.replace("|", "\\|") for cell in plain)
         return f"| {' | '.join(safe)} |"
 
     return [line(columns), f"|{'---|' * len(columns)}", *map(line, rows)]

@@ -36,7 +36,9 @@ def tables(found: dict[str, Any]) -> list[Table]:
     classes = [[name, str(n), "\u2588" * round(30 * n / most)] for name, n in found["classes"]]
     if found["other_classes"]:
         classes.append(["all others", str(found["other_classes"]), ""])
+    weights = found["weights"]
     return [
+        ("Model", ["", ""], [["name", weights["model"]], ["weights sha256", weights["sha256"]]]),
         ("Classes", ["most likely class", "images", ""], classes),
         *_evaluation(found.get("evaluation")),
         (

@@ -228,6 +228,8 @@ def test_the_report_shows_pictures_of_the_surest_and_the_bad(
     html = (run.path / "report.html").read_text()
     assert html.count("data:image/jpeg;base64") == 49
     assert "no pixels" in html
+    for shown in ("small_cnn", found["weights"]["sha256"]):
+        assert f"<td>{shown}</td>" in html
     assert "max pixels" in html
 
 
@@ -295,6 +297,9 @@ def test_a_stop_leaves_whole_parts_and_the_rest_is_done_later(
         work(index)
     work.close()
     parts.fill(work.manifest)
+    driver: Any = None
+    progress = batch._Progress(driver, parts, [0])  # as if the first 4 of 64 were left
+    assert (progress.done, progress.bad) == (60, 3)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     pd.testing.assert_frame_equal(pd.read_parquet(output), whole, check_exact=True)
 

@@ -98,6 +98,8 @@ def test_markdown_and_html_tell_the_same(run_dir):
         assert part in markdown
         assert part in page
     assert r"rank 1 \| x" in markdown  # a bar does not break the table
+    assert "| artifacts/loss &amp; &lt;curve&gt;.png |" in markdown
+    assert "<curve>" not in markdown
     assert f"orchestrator run {run_dir.path / 'spec.yaml'}" in markdown
 
 
