@@ -21,7 +21,7 @@ from jobs.config import ModelConfig, TrainingConfig, build_model
 from jobs.images import ImageTask
 from jobs.sources import AugmentConfig, DataConfig, load_source
 from jobs.training import train
-from jobs.weights import Weights, load
+from jobs.weights import Weights, load, load_into
 from orchestrator.context import JobContext
 from orchestrator.errors import UsageError
 from tensorlib import nn
@@ -99,19 +99,9 @@ def load_backbone(module: nn.Module, head: str, weights: Weights) -> None:
     given: Mapping[str, Any] = {
         name: value for name, value in weights.state.items() if not name.startswith(f"{head}.")
     }
-    if given.keys() != mine:
-        raise UsageError(
-            f"{weights.path}: does not fit the model {weights.model.name}: it lacks "
-            f"{sorted(mine - given.keys())[:5]} and has besides {sorted(given.keys() - mine)[:5]}. "
-            "Hint: params.model names the model in the file"
-        )
     kept = {name: own[name] for name in own.keys() - mine}
-    try:
-        module.load_state_dict({**given, **kept})
-    except RuntimeError as error:
-        raise UsageError(
-            f"{weights.path}: does not fit the model {weights.model.name}: {error}"
-        ) from error
+    refusal = f"{weights.path}: does not fit the model {weights.model.name}"
+    load_into(module, {**given, **kept}, refusal, "params.model names the model in the file")
 
 
 def freeze(module: nn.Module, head: str, what: str | list[str]) -> tuple[nn.Module, ...]:

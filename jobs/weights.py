@@ -54,12 +54,9 @@ class Weights:
         """The model in eval mode; UsageError lists every name that does not fit."""
         with unspecified():
             module = build_model(self.model, {"num_classes": len(self.classes)})
-        try:
-            module.load_state_dict(self.state)
-        except RuntimeError as error:
-            raise UsageError(
-                f"{self.path}: does not fit the model {self.model.name}: {error}"
-            ) from error
+        hint = "the name of the model in the file, and a line of labels for each of its classes"
+        refusal = f"{self.path}: does not fit the model {self.model.name}"
+        load_into(module, self.state, refusal, hint)
         return module.eval()
 
 
@@ -256,14 +253,38 @@ def start_weights(module: nn.Module, path: Path) -> None:
 
     Raises UsageError.
     """
-    state = weights_of(path)
+    hint = "params.model as it was when saved; the job finetune gives a classifier a new head"
+    load_into(module, weights_of(path), f"weights: {path} does not fit the model", hint)
+
+
+def load_into(module: nn.Module, state: Mapping[str, Any], refusal: str, hint: str) -> None:
+    """All of a state dict; UsageError says in a line, after `refusal`, what does not fit."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
+        own = module.state_dict()
+        sizes = [
+            f"{name} of {_size(state[name])} instead of {_size(value)}"
+            for name, value in own.items()
+            if name in state and _size(state[name]) != _size(value)
+        ]
+        problems = [
+            f"{what} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" * (len(names) > 3))
+            for what, names in (
+                ("it lacks", [name for name in own if name not in state]),
+                ("has besides", [name for name in state if name not in own]),
+                ("has", sizes),
+            )
+            if names
+        ]
         raise UsageError(
-            f"weights: {path} does not fit the model: {error}. Hint: the job finetune gives a "
-            "model a new head"
+            f"{refusal}: {', '.join(problems) or ' '.join(str(error).split())}; expected the "
+            f"names and sizes of {type(module).__name__}. Hint: {hint}"
         ) from error
+
+
+def _size(value: Any) -> str:
+    return str(tuple(getattr(value, "shape", ())))
 
 
 def weights_of(path: Path) -> Mapping[str, Any]:

@@ -281,8 +281,13 @@ def test_a_warm_start_takes_the_weights_alone(planned: Planned, run_here: Any) -
     wrong = (
         SMALL | {"model": {"name": "mlp"}} | {"weights": str(run_dir.checkpoints_dir / "00000010")}
     )
-    with pytest.raises(UsageError, match="does not fit the model"):
+    with pytest.raises(UsageError, match=r"does not fit the model: it lacks 3\.w") as caught:
         preflight(planned("train_classifier", wrong | {"weights_only": True}))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "strict" not in text
+    assert text.count("Hint: ") == 1
+    assert "; expected the names and sizes of " in text
 
 
 def test_recomputed_activations_give_the_same_training(planned: Planned) -> None:
