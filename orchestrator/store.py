@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.errors import OrchestratorError, RunExists, RunNotFound, UsageError, did_you_mean
 from orchestrator.events import Attempt, EventLog
@@ -227,8 +227,13 @@ class RunDir(EventLog):
             plan = RunPlan.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise RunNotFound(f"{path}: is missing; the run has not started here yet.") from None
-        except ValueError as error:
-            raise UsageError(f"{path}: is not a plan: {str(error).splitlines()[0]}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"{path}: is not a plan: {key}{': ' * bool(key)}{first['msg']}; expected what was "
+                f"written there when the run began. Hint: its logs are in {self.logs_dir}"
+            ) from error
         here = self.path.absolute()
         if plan.run_dir == str(here):
             return plan
@@ -380,10 +385,13 @@ def list_runs(home: str | os.PathLike[str]) -> list[RunDir]:
     """Runs under `home`, newest first."""
     try:
         runs = [RunDir(path) for path in Path(home).iterdir() if _is_run(path)]
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
-    except PermissionError as error:
-        raise UsageError(f"{home}: cannot be read: {error.strerror}.") from error
+    except OSError as error:
+        raise UsageError(
+            f"{home}: cannot be read: {error.strerror}; expected the directory that runs are kept "
+            "in. Hint: ORCHESTRATOR_HOME names it"
+        ) from error
     return sorted(runs, key=lambda run: (_created_ns(run.path), run.run_id), reverse=True)
 
 

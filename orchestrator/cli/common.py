@@ -96,11 +96,14 @@ def hint(text: str, *, as_json: bool) -> None:
 
 
 def open_run(run_id: str) -> Run:
-    """A run under the home directory."""
+    """A run under the home directory; UsageError for one whose plan cannot be read."""
     from orchestrator.plan import default_home
     from orchestrator.run import Run
 
-    return Run.open(default_home(), run_id)
+    run = Run.open(default_home(), run_id)
+    if written_here(run):
+        run.directory.plan()
+    return run
 
 
 def current_state(run: Run) -> RunState:

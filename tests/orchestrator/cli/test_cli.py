@@ -393,6 +393,25 @@ def test_list(make_plan, home):
     assert "3 older runs are not shown" in cli("list", "--limit", "1").out
 
 
+def test_a_home_that_is_a_file(home):
+    home.write_text("")
+    done = cli("list")
+    assert (done.code, done.out) == (2, "")
+    assert f"{home}: cannot be read: Not a directory; expected the directory" in done.err
+    assert cli("logs", "toy-1").code == 2
+
+
+@pytest.mark.parametrize("verb", ["stop", "logs", "status", "report", "resume"])
+@pytest.mark.parametrize(("text", "why"), [("{", "Invalid JSON"), ('{"spec": 1}', "run_id: Field")])
+def test_a_plan_that_cannot_be_read(run_dir, verb, text, why):
+    (run_dir.path / "plan.json").write_text(text)
+    done = cli(verb, "toy-1")
+    assert (done.code, done.out) == (2, "")
+    assert f"plan.json: is not a plan: {why}" in done.err
+    assert f"Hint: its logs are in {run_dir.logs_dir}" in done.err
+    assert not run_dir.stop_requested()
+
+
 def test_logs(run_dir):
     ended(run_dir)
     assert cli("logs", "toy-1").lines == ["[rank 0] hello from 0", "[rank 1] hello from 1"]
