@@ -309,8 +309,11 @@ def _folded(graph: Graph, before: Call, state: dict[str, Any], eps: float) -> tu
         shift = shift + bias.array * factor
     if double["bias"] is not None:
         shift = shift + double["bias"]
-    scaled = weight * factor.reshape((-1,) + (1,) * (weight.ndim - 1))
-    return wrap(scaled.astype(weight.dtype)), wrap(shift.astype(weight.dtype))
+    # a part at a time: whole weights in double precision would be fresh memory twice as large
+    scaled = np.empty_like(weight)
+    by = factor.reshape((-1,) + (1,) * (weight.ndim - 1))
+    np.multiply(weight, by, out=scaled, dtype=np.float64, casting="same_kind")
+    return wrap(scaled), wrap(shift.astype(weight.dtype))
 
 
 # -- forms -----------------------------------------------------------------------------------------
