@@ -75,13 +75,16 @@ class Attempts:
     def run(self) -> Ending:
         """Attempts until one ends well, a stop is asked for, or the policy says stop."""
         failures: list[policy.Failure] = []
+        in_order = False
         try:
             while True:
                 ending = self._attempt(failures)
                 if ending is not None:
+                    in_order = True
                     return ending
         finally:
-            self._leave(wait=False)  # the cluster, or this process's part in it, ends now
+            # Ray is shut down next; its core ends the process where a thread still talks to it.
+            self._leave(wait=in_order)
 
     def _attempt(self, failures: list[policy.Failure]) -> Ending | None:
         """One attempt; how the run ended, or None where it goes on."""
