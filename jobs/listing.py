@@ -304,7 +304,10 @@ def _parquet_column(config: InputsConfig) -> Iterator[Entry]:
 
     filesystem, path = open_uri(config.inputs)
     try:
-        file = pq.ParquetFile(filesystem.open_input_file(path))
+        # page by page: a row group of images may be larger than memory
+        file = pq.ParquetFile(
+            filesystem.open_input_file(path), buffer_size=_IMAGE_BYTES // 2, pre_buffer=False
+        )
     except (OSError, pa.ArrowInvalid) as error:
         raise UsageError(f"{config.inputs}: cannot be read: {error}") from error
     with file:
