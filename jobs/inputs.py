@@ -114,7 +114,8 @@ def check(config: InputsConfig) -> None:
 def write_manifest(config: InputsConfig, path: Path) -> dict[str, Any]:
     """List the inputs into the Parquet file `path`; gives facts about them, which it holds too.
 
-    Memory is bounded by the names of the largest folder and 40 bytes an input. Raises UsageError.
+    Memory is bounded by the names of the largest folder, a page of a Parquet file of images, and 40
+    bytes an input. Raises UsageError.
     """
     import pyarrow.parquet as pq
 
