@@ -16,11 +16,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs import recompute
 from jobs.config import ModelConfig, TrainingConfig, build_model
 from jobs.images import ImageTask
 from jobs.sources import AugmentConfig, DataConfig, load_source
-from jobs.training import train
+from jobs.training import check_task, train
 from jobs.weights import Weights, load, load_into
 from orchestrator.context import JobContext
 from orchestrator.errors import UsageError
@@ -136,9 +135,7 @@ def freeze(module: nn.Module, head: str, what: str | list[str]) -> tuple[nn.Modu
 
 def check(config: Config) -> None:
     """Say now what could not work later."""
-    task = make(config)
-    if config.activation_checkpointing:
-        recompute.blocks(task.model)
+    check_task(config, make(config))
 
 
 def run(config: Config, ctx: JobContext) -> None:

@@ -8,16 +8,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
-from jobs import recompute
 from jobs.config import ModelConfig, TrainingConfig, build_model
 from jobs.images import ImageTask
 from jobs.sources import AugmentConfig, DataConfig, load_source
-from jobs.training import train
-from jobs.weights import start_weights
+from jobs.training import check_task, train
 from orchestrator.context import JobContext
 
 ENGINE = "training"
@@ -56,11 +52,7 @@ def check(config: Config) -> None:
     """Say now what could not work later: data that is not there, a model that cannot be built,
     weights that do not fit it.
     """
-    task = make(config)
-    if config.activation_checkpointing:
-        recompute.blocks(task.model)
-    if config.weights is not None:
-        start_weights(task.model, Path(config.weights))
+    check_task(config, make(config))
 
 
 def run(config: Config, ctx: JobContext) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +22,7 @@ from jobs import plots
 from jobs.config import AdamConfig, Part, ScheduleConfig, TrainingConfig
 from jobs.networks import GAN
 from jobs.sources import AugmentConfig, DataConfig, Source, load_source
-from jobs.training import Model, Step, Task, Training, train
-from jobs.weights import start_weights
+from jobs.training import Model, Step, Task, Training, check_task, train
 from orchestrator.context import JobContext
 from tensorlib import Tensor
 from tensorlib.nn import functional as F
@@ -161,9 +159,7 @@ def make(config: Config) -> GanTask:
 
 def check(config: Config) -> None:
     """Say now what could not work later."""
-    task = make(config)
-    if config.weights is not None:
-        start_weights(task.model, Path(config.weights))
+    check_task(config, make(config))
 
 
 def run(config: Config, ctx: JobContext) -> None:

@@ -17,11 +17,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 import tensorlib
-from jobs import recompute
 from jobs.config import AdamConfig, Part, TrainingConfig
 from jobs.data import series, text
 from jobs.networks import SequenceModel
-from jobs.training import Model, Step, Task, Training, train
+from jobs.training import Model, Step, Task, Training, check_task, train
 from jobs.weights import load_checkpoint
 from orchestrator.context import JobContext
 from orchestrator.errors import UsageError
@@ -214,11 +213,7 @@ def make(config: Config) -> TextTask | SeriesTask:
 
 def check(config: Config) -> None:
     """Say now what could not work later."""
-    task = make(config)
-    if config.activation_checkpointing:
-        recompute.blocks(task.model)
-    if config.weights is not None:
-        task.start(Path(config.weights))
+    check_task(config, make(config))
 
 
 def run(config: Config, ctx: JobContext) -> None:

@@ -25,7 +25,7 @@ from jobs.config import AdamConfig, Part, TrainingConfig
 from jobs.data import table
 from jobs.images import judged
 from jobs.networks import TableModel
-from jobs.training import Model, Step, Task, Training, train
+from jobs.training import Model, Step, Task, Training, check_task, train
 from jobs.weights import final_weights, load_checkpoint, resolve
 from orchestrator.context import JobContext
 from orchestrator.errors import UsageError
@@ -196,9 +196,7 @@ def make(config: Config) -> TableTask:
 
 def check(config: Config) -> None:
     """Say now what could not work later."""
-    task = make(config)
-    if config.weights is not None:
-        task.start(Path(config.weights))
+    check_task(config, make(config))
 
 
 def run(config: Config, ctx: JobContext) -> None:

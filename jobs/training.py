@@ -26,6 +26,7 @@ from jobs.sources import SizedDataset
 from jobs.state import Progress, TrainState
 from jobs.weights import load_checkpoint, start_weights
 from orchestrator.context import JobContext
+from orchestrator.errors import UsageError
 from tensorlib import Tensor, distributed, nn
 from tensorlib.amp import GradScaler, autocast
 from tensorlib.distributed import Communicator, Shard, ShardedDataParallel
@@ -98,6 +99,24 @@ class Task:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict()`."""
+
+
+def check_task(config: TrainingConfig, task: Task) -> None:
+    """Say now what could not work later: weights that do not fit the model, a model without blocks
+    to compute again, a warm-up in which the training would end.
+    """
+    steps = config.epochs * -(-len(task.dataset) // config.batch_size)
+    warmup = config.schedule.warmup_steps
+    if warmup >= steps:
+        raise UsageError(
+            f"params.schedule.warmup_steps: {warmup} steps, but the training has {steps} (epochs "
+            f"{config.epochs}, samples {len(task.dataset)}, batch_size {config.batch_size}); "
+            f"expected fewer than {steps}"
+        )
+    if config.activation_checkpointing:
+        recompute.blocks(task.model)
+    if config.weights is not None:
+        task.start(Path(config.weights))
 
 
 def train(

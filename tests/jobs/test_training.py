@@ -320,6 +320,7 @@ def test_recomputed_activations_give_the_same_training(planned: Planned) -> None
 
 
 def test_what_cannot_be_trained_is_said_before(planned: Planned) -> None:
+    preflight(planned("train_classifier", SMALL | {"epochs": 2, "schedule": {"warmup_steps": 19}}))
     for params, what in (
         (SMALL | {"activation_checkpointing": True}, "Sequential has no blocks"),
         (SMALL | {"model": {"name": "resnet18"}}, "resnet18 takes RGB images"),
@@ -329,6 +330,11 @@ def test_what_cannot_be_trained_is_said_before(planned: Planned) -> None:
         ),
         (SMALL | {"augment": {"resized_crop": True}}, "expected image_folder"),
         (SMALL | {"weights": "none.pth", "weights_only": True}, "no such file or checkpoint"),
+        (
+            SMALL | {"epochs": 2, "schedule": {"warmup_steps": 20}},
+            r"^params.schedule.warmup_steps: 20 steps, but the training has 20 \(epochs 2, samples "
+            r"\d+, batch_size \d+\); expected fewer than 20",
+        ),
     ):
         with pytest.raises(UsageError, match=what):
             preflight(planned("train_classifier", params))
