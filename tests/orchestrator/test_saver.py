@@ -84,9 +84,17 @@ def test_one_write_at_a_time_and_a_long_wait_is_told(place, gate, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("keep", "keep_every", "left"), [(1, None, [6]), (2, None, [5, 6]), (1, 3, [3, 6])]
+    ("keep", "keep_every", "best", "left"),
+    [
+        (1, None, None, [6]),
+        (2, None, None, [5, 6]),
+        (1, 3, None, [3, 6]),
+        (1, None, "best", [2, 6]),
+        (2, 3, "best", [2, 3, 5, 6]),
+    ],
 )
-def test_never_more_than_one_too_many_on_the_disk(place, monkeypatch, keep, keep_every, left):
+def test_never_more_than_one_too_many_on_the_disk(place, monkeypatch, keep, keep_every, best, left):
+    """The newest, the best, those of every `keep_every`-th step, and the one being written."""
     seen: list[int] = []
     fsync = os.fsync
 
@@ -96,11 +104,12 @@ def test_never_more_than_one_too_many_on_the_disk(place, monkeypatch, keep, keep
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", counting)
-    saver = Saver(place, keep=keep, keep_every=keep_every)
-    for step in range(1, 7):
-        saver.save({"w": np.ones(2)}, step=step)
+    by = ("val/accuracy", "max")
+    saver = Saver(place, keep=keep, keep_every=keep_every, best=by if best else None)
+    for step, accuracy in enumerate([0.1, 0.9, 0.2, 0.3, 0.4, 0.5], 1):
+        saver.save({"w": np.ones(2)}, step=step, metrics={"val/accuracy": accuracy})
     saver.wait()
-    assert max(seen) == keep + 1
+    assert max(seen) == keep + (best is not None) + 1
     assert names(place) == [f"{step:08d}" for step in left]
 
 
