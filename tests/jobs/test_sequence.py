@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import jobs
+import tensorlib
 from jobs.data import series, text
+from jobs.networks import SequenceModel
 from orchestrator.errors import UsageError
 from orchestrator.plan import RunPlan
 from orchestrator.store import RunDir
@@ -151,6 +153,15 @@ def test_a_file_that_is_no_series(planned: Planned, tmp_path: Path, rows: str, w
     data |= {"time": "t", "window": 1}
     with pytest.raises(UsageError, match=what):
         preflight(planned("train_sequence", SERIES | {"data": data}))
+
+
+def test_dropout_of_one_layer_is_that_before_the_output() -> None:
+    model = SequenceModel("lstm", 3, 4, features=2, width=8, layers=1, dropout=0.5)
+    x = tensorlib.ones(1, 4, 2)
+    first, second = (model(x).detach().numpy() for _ in range(2))
+    assert (first != second).any()
+    model.eval()
+    np.testing.assert_array_equal(model(x).detach().numpy(), model(x).detach().numpy())
 
 
 def test_what_cannot_be_is_said_before(planned: Planned, tmp_path: Path) -> None:
