@@ -38,7 +38,12 @@ MLFLOW_STATUS = {
 
 def tracking_uri(plan: RunPlan) -> str:
     """Where the experiment is kept: the spec's tracker, or SQLite beside the runs."""
-    return plan.spec.tracking.uri or f"sqlite:///{Path(plan.home) / 'mlflow.db'}"
+    return plan.spec.tracking.uri or database(Path(plan.home))
+
+
+def database(home: Path) -> str:
+    """The URI of the SQLite beside the runs in `home`."""
+    return f"sqlite:///{home / 'mlflow.db'}"
 
 
 class Mirror:
@@ -275,9 +280,8 @@ def sync(run_dir: RunDir) -> int:
 
 def ui_command(home: Path, port: int) -> list[str]:
     """The command that shows the experiments of `home` in a browser, on loopback only."""
-    database = f"sqlite:///{home / 'mlflow.db'}"
     return [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database),
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database(home)),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BackendUnavailable, UsageError
-from orchestrator.tracking.mlflow import quiet
+from orchestrator.tracking.mlflow import database, quiet
 
 __all__ = ["download", "pin"]
 
@@ -53,7 +53,7 @@ def download(uri: str, home: Path, folder: Path) -> Path:
 
 
 def _uri(home: Path) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or database(home)
 
 
 def _client(home: Path) -> Any:

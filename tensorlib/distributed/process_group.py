@@ -82,6 +82,7 @@ def init_process_group(
     timeout_s = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
     if timeout_s <= 0:
         raise ValueError(f"init_process_group: timeout={timeout}; expected more than 0")
+    place = None if init_method in (None, "env://") else _meeting_place(str(init_method))
     rank = _integer("RANK", "rank") if rank == -1 else rank
     world_size = _integer("WORLD_SIZE", "world_size") if world_size == -1 else world_size
     if not 0 <= rank < world_size:
@@ -91,29 +92,36 @@ def init_process_group(
         )
     if world_size == 1:
         _group = ThreadCommunicator.group(1, timeout_s)[0]
-        return
+    else:
+        _group = _joined(backend, place, timeout_s, world_size, rank)
+
+
+def _joined(
+    backend: str | None, place: tuple[str, int] | None, timeout_s: float, world_size: int, rank: int
+) -> Communicator:
+    """The communicator of `init_process_group` between processes, once all are connected; they
+    meet where the environment says if there is no `place`.
+    """
     if backend == "threads":
         raise ValueError(
             f"init_process_group: backend='threads' with world_size={world_size}; expected ranks "
             "in one process. Hint: ThreadCommunicator.group(world_size) and communicator="
         )
-    host, port = _meeting_place(init_method)
-    token = os.environ.get("TENSORLIB_DIST_TOKEN", "")
+    host, port = place or _place_of_environment()
+    meeting = rank, world_size, host, port, os.environ.get("TENSORLIB_DIST_TOKEN", ""), timeout_s
     if backend == "tcp":
-        _group = TcpCommunicator(rank, world_size, host, port, token, timeout_s)
-        return
+        return TcpCommunicator(*meeting)
     if backend == "nccl":
         cupy_module("init_process_group")  # said before the others are waited for
-        _group = NcclCommunicator(TcpCommunicator(rank, world_size, host, port, token, timeout_s))
-        return
-    group = SharedMemoryCommunicator(rank, world_size, host, port, token, timeout_s)
+        return NcclCommunicator(TcpCommunicator(*meeting))
+    group = SharedMemoryCommunicator(*meeting)
     if backend == "shm" and len(group.nodes) > 1:
         group.close()
         raise ValueError(
             f"init_process_group: backend='shm', but the ranks {list(group.nodes)} are on "
             f"{len(group.nodes)} nodes. Hint: leave backend out"
         )
-    _group = group
+    return group
 
 
 def destroy_process_group() -> None:
@@ -205,14 +213,17 @@ def _variable(name: str, what: str) -> str:
     return value
 
 
-def _meeting_place(init_method: str | None) -> tuple[str, int]:
+def _place_of_environment() -> tuple[str, int]:
     """Host and port where rank 0 listens."""
-    if init_method in (None, "env://"):
-        host, port = _variable("MASTER_ADDR", "address of rank 0"), _integer("MASTER_PORT", "port")
-        if not 0 < port < 65536:
-            raise ValueError(f"init_process_group: MASTER_PORT={port}; expected 1..65535")
-        return host, port
-    found = re.fullmatch(r"tcp://(?:\[([^]]+)\]|([^:/]+)):(\d{1,5})", str(init_method))
+    host, port = _variable("MASTER_ADDR", "address of rank 0"), _integer("MASTER_PORT", "port")
+    if not 0 < port < 65536:
+        raise ValueError(f"init_process_group: MASTER_PORT={port}; expected 1..65535")
+    return host, port
+
+
+def _meeting_place(init_method: str) -> tuple[str, int]:
+    """The same of an `init_method`."""
+    found = re.fullmatch(r"tcp://(?:\[([^]]+)\]|([^:/]+)):(\d{1,5})", init_method)
     if found is None or not 0 < int(found[3]) < 65536:
         raise ValueError(
             f"init_process_group: init_method={init_method!r}; expected 'env://' or "

@@ -391,6 +391,23 @@ def scatter_weights(block, worker, sums: ptr, out: ptr, outputs: i64, depth: i64
             store_f32(target + c * taps * 4, load_f32(source + 4 * c))
 
 
+@inner
+def frame_row(target, y, left, h, w, columns, c):
+    """Zeros in a row of `columns` pixels where it is outside of row `y` of an image of h x w, whose
+    first pixel is at `left`; the pixels of the image that are inside: `(begin, end)`.
+    """
+    if y < 0 or y >= h:
+        zero_row(target, columns * c)
+        return 0, 0
+    begin, end = max(-left, 0), min(columns - left, w)
+    if left > 0:
+        zero_row(target, left * c)
+    right = columns - left - end
+    if right > 0:
+        zero_row(target + (left + end) * c * 4, right * c)
+    return begin, end
+
+
 @task
 def to_channels_last(
     block,
@@ -413,17 +430,8 @@ def to_channels_last(
     image = block // rows
     y = block - image * rows - top
     target = out + block * columns * c * 4
-    if y < 0 or y >= h:
-        zero_row(target, columns * c)
-        return
     source = x + image * stride_n + y * stride_h
-    begin = max(-left, 0)
-    end = min(columns - left, w)
-    if left > 0:
-        zero_row(target, left * c)
-    right = columns - left - end
-    if right > 0:
-        zero_row(target + (left + end) * c * 4, right * c)
+    begin, end = frame_row(target, y, left, h, w, columns, c)
     for first in range(0, c, 16):
         last = min(first + 16, c)
         for j in range(begin, end):

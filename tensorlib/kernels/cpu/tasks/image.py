@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tensorlib.kernels.cpu.compiler import i64, ptr, task
-from tensorlib.kernels.cpu.tasks.convolution import zero_row
+from tensorlib.kernels.cpu.tasks.convolution import frame_row
 from tensorlib.kernels.cpu.vector import load_f32, load_u8, store_f32
 
 
@@ -51,17 +51,8 @@ def to_frame(
     image = block // rows
     y = block - image * rows - top
     target = out + block * columns * c * 4
-    if y < 0 or y >= h:
-        zero_row(target, columns * c)
-        return
     source = x + image * stride_n + y * stride_h
-    begin = max(-left, 0)
-    end = min(columns - left, w)
-    if left > 0:
-        zero_row(target, left * c)
-    right = columns - left - end
-    if right > 0:
-        zero_row(target + (left + end) * c * 4, right * c)
+    begin, end = frame_row(target, y, left, h, w, columns, c)
     for k in range(c):
         values = table + 1024 * k
         place, at = source + k * stride_c, target + (left * c + k) * 4
